@@ -1,0 +1,1 @@
+"""The composition root: settings, topics, records, services and the command."""

@@ -1,0 +1,476 @@
+"""The values of every public topic, as msgspec structs: one class, one wire format.
+
+Field names of the Shopify bodies are Shopify's own (Admin webhooks, API 2026-10); decoding into
+these structs is also the privacy filter, because msgspec drops every field that is not declared.
+Instants are timezone-aware; quantities are integers of units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from app.errors import UnknownSchema
+
+Instant = Annotated[datetime, Meta(tz=True)]
+Sku = Annotated[str, Meta(min_length=1, max_length=255)]
+LocationCode = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+MAX_QUANTITY = 1_000_000_000
+"""Shopify's own bound for a quantity (facts: set accepts -1e9 to 1e9)."""
+
+Quantity = Annotated[int, Meta(ge=-MAX_QUANTITY, le=MAX_QUANTITY)]
+
+
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all wire records: immutable, defaults left out, unknown fields ignored.
+
+    ``kw_only`` is not inherited in msgspec, so every subclass says it.
+    """
+
+
+# --- stock ---------------------------------------------------------------------------------
+
+
+class MovementKind(StrEnum):
+    """What happened, or is asked for; the arithmetic is in ``tables.stock``."""
+
+    RECEIVED = "received"  # units came in: on_hand +q
+    COMMITTED = "committed"  # an order promised units: committed +q
+    RELEASED = "released"  # a promise was taken back: committed -q
+    WRITTEN_OFF = "written_off"  # promised units are gone: committed -q, on_hand -q
+    SHIPPED = "shipped"  # promised units left: on_hand -q, committed -q
+    SOLD = "sold"  # units left without a promise before (till, marketplace): on_hand -q
+    RETURNED = "returned"  # units came back: on_hand +q
+    ADJUSTED = "adjusted"  # shrinkage or correction: on_hand ±q, reason required
+    COUNTED = "counted"  # on_hand was q at as_of
+    EXPECTED = "expected"  # a purchase order: incoming ±q
+    SET_ASIDE = "set_aside"  # between available, damaged, safety_stock and quality_control
+
+
+class Policy(StrEnum):
+    """Whether the movement tells or asks."""
+
+    FACT = "fact"  # it has happened: always applied
+    ASK = "ask"  # it has not happened yet: applied only if the result is allowed
+
+
+class State(StrEnum):
+    """The states that ``set_aside`` moves units between; Shopify's quantity names."""
+
+    AVAILABLE = "available"
+    DAMAGED = "damaged"
+    SAFETY_STOCK = "safety_stock"
+    QUALITY_CONTROL = "quality_control"
+
+
+class Cause(Record, kw_only=True):
+    """Why a movement happened: the outside document, and the listing that sold."""
+
+    shop: str = ""
+    order: int | None = None
+    line: int | None = None
+    fulfillment: int | None = None
+    refund: int | None = None
+    document: str = ""
+    listing: str = ""  # "{shop}/{item}/{location_id}" of the listing whose shop moved the units itself
+
+
+class Movement(Record, kw_only=True):
+    """A fact or a request that changes the stock of one SKU at one location (topic ``stock.movements``)."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=255)]
+    kind: MovementKind
+    sku: Sku
+    location: LocationCode
+    quantity: Quantity
+    source: Annotated[str, Meta(min_length=1, max_length=255)]
+    occurred_at: Instant
+    correlation_id: str = ""
+    cause: Cause = Cause()
+    policy: Policy = Policy.FACT
+    expected_version: int | None = None
+    valid_until: Instant | None = None
+    reason: str = ""  # required for `adjusted`
+    as_of: Instant | None = None  # required for `counted`
+    shipment: str = ""  # the inbound shipment that a `received` fulfils
+    from_state: State | None = None  # `set_aside`
+    to_state: State | None = None  # `set_aside`
+
+    @property
+    def key(self) -> str:
+        """The partition key ``{sku}@{location}``."""
+        return stock_key(self.sku, self.location)
+
+
+class Level(Record, kw_only=True):
+    """The parts of a stock level, in units. ``available`` is derived: see the property."""
+
+    on_hand: int = 0
+    committed: int = 0
+    reserved: int = 0
+    damaged: int = 0
+    safety_stock: int = 0
+    quality_control: int = 0
+    incoming: int = 0  # outside on_hand
+
+    @property
+    def available(self) -> int:
+        """``on_hand - committed - reserved - damaged - safety_stock - quality_control``; may be negative."""
+        return (
+            self.on_hand
+            - self.committed
+            - self.reserved
+            - self.damaged
+            - self.safety_stock
+            - self.quality_control
+        )
+
+
+class Listing(Record, kw_only=True):
+    """Where a stock key is sold: one inventory item at one location of one shop, with its channel rule."""
+
+    shop: str
+    item: int  # Shopify InventoryItem id
+    variant: int  # Shopify ProductVariant id
+    location_id: int  # Shopify Location id
+    buffer: Annotated[int, Meta(ge=0)] = 0  # units kept back from this channel
+    maximum: Annotated[int, Meta(ge=0)] | None = None  # never list more than this
+    percentage: Annotated[int, Meta(ge=0, le=100)] = 100  # of what is available
+
+    @property
+    def key(self) -> str:
+        """The listing's key ``{shop}/{item}/{location_id}``."""
+        return listing_key(self.shop, self.item, self.location_id)
+
+
+class Listings(Record, kw_only=True):
+    """All listings of one stock key (topic ``stock.listings``)."""
+
+    sku: Sku
+    location: LocationCode
+    listings: list[Listing] = []
+    updated_at: Instant | None = None
+
+
+class Moved(Record, kw_only=True):
+    """Running totals, in units, of what one listing's own shop did itself."""
+
+    committed: int = 0  # units that the listing's open orders hold now
+    physical_total: int = 0  # -fulfilled -written off +restocked, since ever
+
+
+class StockRecord(Record, kw_only=True):
+    """The state of one stock key; the changelog of table ``stock`` is the public topic ``stock.levels``."""
+
+    level: Level = Level()
+    version: int = 0  # grows by one with each applied movement or listing change
+    opened_at: Instant | None = None  # nothing is published before a key is opened by a count
+    history: list[tuple[int, int]] = []  # (occurred_at in epoch ms, on_hand delta), newest last, bounded
+    history_since: int = 0  # epoch ms; physical effects older than this are not kept
+    listings: list[Listing] = []
+    moved: dict[str, Moved] = {}  # by listing key
+    recent_orders: list[str] = []  # "{shop}/{order}" of the last commits, newest last, for alerts
+    updated_at: Instant | None = None
+
+
+class Result(StrEnum):
+    """What became of a movement."""
+
+    APPLIED = "applied"  # the level changed as told
+    DUPLICATE = "duplicate"  # the id was applied before; nothing changed
+    REJECTED = "rejected"  # not allowed; nothing changed; the reason says why
+    CORROBORATED = "corroborated"  # told by a source that is not the authority here; no stock moved
+
+
+class Outcome(Record, kw_only=True):
+    """What became of one movement, immutable (topic ``stock.ledger``)."""
+
+    movement: Movement
+    result: Result
+    version: int
+    before: Level
+    after: Level
+    reason: str = ""
+    oversold: int = 0  # units by which this movement took available further below zero
+    origin: str = ""  # "{topic}/{partition}/{offset}" of the movement's record
+
+
+class AlertKind(StrEnum):
+    """What a stock alert says."""
+
+    LOW = "low"  # available fell to the low-water mark or below
+    OUT = "out"  # available fell to zero or below
+    BACK = "back"  # available rose above zero again
+    OVERSOLD = "oversold"  # available fell below zero, or further below
+
+
+class Alert(Record, kw_only=True):
+    """A threshold that a key crossed (topic ``stock.alerts``)."""
+
+    kind: AlertKind
+    sku: str
+    location: str
+    available: int
+    version: int
+    units: int = 0  # oversold: how many units this movement added to the shortage
+    orders: list[str] = []  # oversold: "{shop}/{order}", the newest last
+    movement: str = ""
+    occurred_at: Instant | None = None
+    correlation_id: str = ""
+
+
+class Target(Record, kw_only=True):
+    """What a listing should show, with what its own shop moved itself (topic ``shopify.targets``)."""
+
+    shop: str
+    item: int
+    location_id: int
+    sku: str
+    location: str
+    available: int  # of the stock key; negative when oversold
+    wanted: int  # after the channel rule; never negative
+    committed: int  # running total: see Moved
+    physical_total: int  # running total: see Moved
+    version: int  # of the stock record; a lower one than known is old
+    updated_at: Instant | None = None
+    correlation_id: str = ""
+
+    @property
+    def key(self) -> str:
+        """The listing's key ``{shop}/{item}/{location_id}``."""
+        return listing_key(self.shop, self.item, self.location_id)
+
+
+class PushResult(StrEnum):
+    """What became of one entry of one write to a shop."""
+
+    ACKNOWLEDGED = "acknowledged"  # the shop applied it (or it was a no-op)
+    REFUSED = "refused"  # a definitive user error named this entry
+    SPLIT = "split"  # another entry of the call was refused; this one goes again under a new key
+    EXPIRED = "expired"  # the intent was too old to resend; the listing is read again
+
+
+class Push(Record, kw_only=True):
+    """The result of one entry of one write (topic ``shopify.pushes``)."""
+
+    shop: str
+    item: int
+    location_id: int
+    delta: int
+    wanted: int
+    intent: str
+    result: PushResult
+    attempts: int = 1
+    error: str = ""
+    target_version: int = 0
+    updated_at: Instant | None = None
+    correlation_id: str = ""
+
+
+# --- webhooks ------------------------------------------------------------------------------
+
+
+class Envelope(Record, kw_only=True):
+    """One webhook, or one read that stands for it (topics ``shopify.orders``, ``.levels``, ``.catalog``)."""
+
+    shop: str
+    topic: str  # Shopify's topic, e.g. "orders/create"; "orders/read" for a fetched order
+    webhook_id: str = ""
+    event_id: str = ""
+    triggered_at: Instant | None = None
+    received_at: Instant
+    api_version: str = ""
+    oversized: bool = False  # the body was over the limit: fetch the order named in `order_id`
+    order_id: int | None = None
+    body: Raw = Raw(b"null")  # the declared fields of the body, as JSON
+
+
+class OrderLine(Record, kw_only=True):
+    """A line of an order, as Shopify's order webhooks carry it."""
+
+    id: int
+    quantity: int
+    current_quantity: int | None = None
+    fulfillable_quantity: int | None = None
+    variant_id: int | None = None
+    sku: str | None = None
+    variant_inventory_management: str | None = None  # null: untracked, moves nothing
+
+
+class FulfillmentLine(Record, kw_only=True):
+    """How many units of a line a fulfilment carries."""
+
+    id: int
+    quantity: int
+
+
+class Fulfillment(Record, kw_only=True):
+    """A fulfilment of an order."""
+
+    id: int
+    created_at: Instant
+    status: str | None = None  # success, cancelled, error, failure, pending, open
+    location_id: int | None = None
+    updated_at: Instant | None = None
+    line_items: list[FulfillmentLine] = []
+
+
+class RefundLine(Record, kw_only=True):
+    """A refunded line: how many units, and whether and where they were restocked."""
+
+    id: int
+    line_item_id: int
+    quantity: int
+    restock_type: str = "no_restock"  # no_restock, cancel, return, legacy_restock
+    location_id: int | None = None
+
+
+class Refund(Record, kw_only=True):
+    """A refund of an order (``refunds/create``, or inside an order)."""
+
+    id: int
+    order_id: int
+    created_at: Instant
+    refund_line_items: list[RefundLine] = []
+
+
+class Order(Record, kw_only=True):
+    """An order snapshot (``orders/create|updated|cancelled|fulfilled``, or read)."""
+
+    id: int
+    created_at: Instant
+    updated_at: Instant
+    cancelled_at: Instant | None = None
+    location_id: int | None = None
+    test: bool = False
+    source_name: str | None = None
+    line_items: list[OrderLine] = []
+    fulfillments: list[Fulfillment] = []
+    refunds: list[Refund] = []
+
+
+class EditedLine(Record, kw_only=True):
+    """A line and by how much an edit changed it."""
+
+    id: int
+    delta: int
+
+
+class EditedLines(Record, kw_only=True):
+    """The lines an edit added to and removed from."""
+
+    additions: list[EditedLine] = []
+    removals: list[EditedLine] = []
+
+
+class OrderEdit(Record, kw_only=True):
+    """The body of ``orders/edited``: only deltas, so the order is read again."""
+
+    id: int
+    order_id: int
+    committed_at: Instant | None = None
+    line_items: EditedLines = EditedLines()
+
+
+class OrderEdited(Record, kw_only=True):
+    """The wrapper that Shopify puts around an edit."""
+
+    order_edit: OrderEdit
+
+
+class LevelChange(Record, kw_only=True):
+    """``inventory_levels/update|connect|disconnect``: a notice that a level changed; the value is of send time."""
+
+    inventory_item_id: int
+    location_id: int
+    available: int | None = None
+    updated_at: Instant | None = None
+
+
+# --- dead letters --------------------------------------------------------------------------
+
+
+class DeadLetter(Record, kw_only=True):
+    """A record that could not be used, with its origin (topics ``dead-letters.{service}``)."""
+
+    service: str
+    topic: str
+    partition: int
+    offset: int
+    error: str  # the error's class name
+    message: str
+    headers: dict[str, str] = {}
+    key: str = ""  # base64 of the key's bytes
+    value: str = ""  # base64 of the value's bytes
+    failed_at: Instant | None = None
+
+
+SCHEMAS: dict[type[Record], str] = {
+    Movement: "movement/1",
+    Listings: "listings/1",
+    StockRecord: "level/1",
+    Outcome: "outcome/1",
+    Alert: "alert/1",
+    Target: "target/1",
+    Push: "push/1",
+    Envelope: "webhook/1",
+    DeadLetter: "dead-letter/1",
+}
+"""The value of the ``schema`` header: record name and major version."""
+
+
+def stock_key(sku: str, location: str) -> str:
+    """``{sku}@{location}``; the last ``@`` separates, because a location code cannot contain one."""
+    return f"{sku}@{location}"
+
+
+def split_stock_key(key: str) -> tuple[str, str]:
+    """The SKU and the location code of a stock key; raises ValueError without an ``@``."""
+    sku, separator, location = key.rpartition("@")
+    if not separator:
+        raise ValueError(f"not a stock key: {key!r} has no '@'")
+    return sku, location
+
+
+def listing_key(shop: str, item: int, location_id: int) -> str:
+    """``{shop}/{item}/{location_id}``."""
+    return f"{shop}/{item}/{location_id}"
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(record: Any) -> bytes:
+    """The JSON bytes of a record."""
+    return _encoder.encode(record)
+
+
+def headers(record: Record, correlation_id: str) -> list[tuple[str, bytes]]:
+    """The Kafka headers of a record: its schema and the correlation id it carries from the first webhook."""
+    return [("schema", SCHEMAS[type(record)].encode()), ("correlation_id", correlation_id.encode())]
+
+
+def correlation_of(record_headers: Sequence[tuple[str, bytes]]) -> str:
+    """The correlation id in a record's headers, or an empty string."""
+    return next(
+        (value.decode(errors="replace") for name, value in record_headers if name == "correlation_id"), ""
+    )
+
+
+def check_schema(record_headers: Sequence[tuple[str, bytes]], expected: type[Record]) -> None:
+    """Refuse a record of another type or of a newer major version; a record without the header passes.
+
+    Raises:
+        UnknownSchema: naming both the expected and the found schema.
+    """
+    found = next((value.decode(errors="replace") for name, value in record_headers if name == "schema"), "")
+    name, _, major = SCHEMAS[expected].partition("/")
+    found_name, _, found_major = found.partition("/")
+    if found and (found_name != name or not found_major.isdigit() or int(found_major) > int(major)):
+        raise UnknownSchema(f"schema header: expected {SCHEMAS[expected]} or older, found {found!r}")

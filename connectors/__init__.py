@@ -1,0 +1,1 @@
+"""Everything outside: shops, warehouses, notifications."""

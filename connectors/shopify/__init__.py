@@ -1,0 +1,1 @@
+"""Shopify: the client, the GraphQL documents, webhooks and the simulator."""
