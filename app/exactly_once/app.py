@@ -1,0 +1,350 @@
+"""The Faust app whose agents process batches exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import faust
+import prometheus_client
+import structlog
+from aiokafka.errors import KafkaError
+
+from app.errors import Bug, Misconfigured, Stale
+from app.exactly_once import metrics
+from app.exactly_once.lane import Decide, Lane
+from app.exactly_once.recovery import Restorer, TableManager
+from app.exactly_once.store import CommittedStore, PartitionStore, Table
+from app.exactly_once.transaction import SourceRecord
+from app.exactly_once.transport import Batch, BatchSchema, Transport
+
+V = TypeVar("V")
+Route = Callable[[bytes], bytes]
+
+log = structlog.get_logger(__name__)
+
+FENCE_LIMIT_S = 8.0
+"""Fencing runs inside the rebalance callback, where no heartbeat is sent: it must end before the session does."""
+REOPEN_BUDGET_S = 120.0
+"""A worker with a failed lane that is not up again by then ends, loudly: no worker looks alive without it."""
+POLL_RECORDS = 5_000
+FETCH_BYTES = 8 << 20
+
+
+class DeadLetterRecord(NamedTuple):
+    """What goes to the dead-letter topic for a poison record."""
+
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+DeadLetterEncoder = Callable[[str, SourceRecord, Exception, int], DeadLetterRecord]
+
+
+class App(faust.App):  # type: ignore[misc]  # faust ships no types
+    """A service: its source topics, tables and lanes.
+
+    ``kafka_options`` are the connection arguments of every aiokafka client; ``partitions`` is the
+    number of lanes: all source topics and changelogs of the service have that many partitions.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        kafka_options: Mapping[str, Any],
+        data_dir: Path,
+        partitions: int,
+        encode_dead_letter: DeadLetterEncoder,
+        web_port: int,
+        web_host: str = "127.0.0.1",
+        session_timeout_s: float = 10.0,
+    ) -> None:
+        self.service = service
+        self.kafka_options = dict(kafka_options)
+        self.partitions = partitions
+        self.state_tables: list[Table[Any]] = []
+        self.lanes: dict[int, Lane] = {}
+        self.fatal: Exception | None = None
+        self._data_dir = data_dir
+        self._encode_dead_letter = encode_dead_letter
+        self._routes: dict[str, Route | None] = {}
+        self._opened: list[Callable[[Lane], None]] = []
+        self._closed: list[Callable[[Lane], None]] = []
+        self._before: list[Callable[[], Awaitable[None]]] = []
+        self._room = asyncio.Event()
+        self._epoch = 0
+        self._misrouted: set[str] = set()
+        self._watchdog: asyncio.Task[None] | None = None
+        self._open_callbacks: set[int] = set()
+        super().__init__(
+            f"skustream.{service}",
+            broker=_broker_urls(self.kafka_options),
+            broker_credentials=_credentials(self.kafka_options),
+            store="memory://",
+            datadir=str(data_dir / service),
+            topic_partitions=partitions,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            table_standby_replicas=0,
+            stream_buffer_maxsize=64,
+            stream_wait_empty=False,
+            stream_recovery_delay=0.0,
+            broker_session_timeout=session_timeout_s,
+            broker_heartbeat_interval=session_timeout_s / 10,
+            broker_max_poll_records=POLL_RECORDS,
+            consumer_max_fetch_size=FETCH_BYTES,
+            consumer_auto_offset_reset="earliest",
+            producer_api_version="auto",
+            web_enabled=True,
+            web_bind=web_host,
+            web_port=web_port,
+            web_host=web_host,
+            worker_redirect_stdouts=False,
+            TableManager=TableManager,
+        )
+        self.transport = Transport(self.conf.broker_consumer, self)
+        self._serve_pages()
+
+    # -- declaring a service -----------------------------------------------------------------
+
+    def state_table(self, name: str, value_type: type[V], changelog: str | None = None) -> Table[V]:
+        """Declare a table; Faust knows it too, so the assignor keeps it with its source topics."""
+        table = Table(name, value_type, changelog or f"skustream.{self.service}.{name}")
+        topic = self.topic(table.changelog, key_type=bytes, value_type=bytes, partitions=self.partitions)
+        faust_table = self.Table(name, partitions=self.partitions, changelog_topic=topic)
+        faust_table._data = CommittedStore(f"committed://{name}", self, faust_table)
+        self.state_tables.append(table)
+        return table
+
+    def batch_topic(self, name: str, route: Route | None = None) -> Any:
+        """Declare a source topic whose agent gets batches; ``route`` is the part of a key that is hashed."""
+        self._routes[name] = route
+        return self.topic(name, schema=BatchSchema(), acks=False, partitions=self.partitions)
+
+    def on_lane_opened(self, callback: Callable[[Lane], None]) -> None:
+        """Call ``callback`` whenever a lane starts to take jobs."""
+        self._opened.append(callback)
+
+    def on_lane_closed(self, callback: Callable[[Lane], None]) -> None:
+        """Call ``callback`` before an opened lane goes away."""
+        self._closed.append(callback)
+
+    def before_lanes(self, ready: Callable[[], Awaitable[None]]) -> None:
+        """Await ``ready`` once before any lane gets records."""
+        self._before.append(ready)
+
+    async def process(self, batch: Batch, decide: Decide) -> None:
+        """Hand a batch to its lane; a batch for a lane that is gone will be fetched by its new owner."""
+        lane = self.lanes.get(batch.partition)
+        if lane is not None:
+            lane.offer(batch, decide)
+
+    # -- what the transport asks -------------------------------------------------------------
+
+    @property
+    def source_topics(self) -> list[str]:
+        """The names of the declared batch topics."""
+        return list(self._routes)
+
+    def route_of(self, topic: str) -> Route | None:
+        """The routing function of a source topic."""
+        return self._routes[topic]
+
+    def full_lanes(self) -> set[int]:
+        """Partitions for which nothing should be fetched now."""
+        return {partition for partition, lane in self.lanes.items() if lane.full}
+
+    async def wait_for_room(self) -> None:
+        """Wait while every lane is full."""
+        while self.lanes and len(self.full_lanes()) == len(self.lanes):
+            self._room.clear()
+            await self._room.wait()
+
+    def room_made(self) -> None:
+        """A lane took jobs: the consumer may fetch again."""
+        self._room.set()
+
+    def lane_epochs(self) -> dict[int, int]:
+        """The epoch of each lane: a batch fetched for a former lane carries another."""
+        return {partition: lane.epoch for partition, lane in self.lanes.items()}
+
+    def source_position(self, topic: str, partition: int) -> int | None:
+        """Where to read a source partition from, or None when no lane of ours owns it."""
+        lane = self.lanes.get(partition)
+        return lane.position.offsets.get(topic) if lane is not None else None
+
+    # -- the life of lanes -------------------------------------------------------------------
+
+    async def fence_lanes(self, assigned: Iterable[Any]) -> None:
+        """Inside the rebalance: close what was open, fence every assigned lane, in parallel and bounded."""
+        await self._close_lanes()
+        self._epoch += 1
+        partitions = {tp.partition for tp in assigned if tp.topic in self._routes}
+        lanes = [Lane(self, partition, self._epoch) for partition in sorted(partitions)]
+        self.lanes = {lane.partition: lane for lane in lanes}
+        try:
+            async with asyncio.timeout(FENCE_LIMIT_S):
+                await asyncio.gather(*(lane.fence() for lane in lanes))
+        except (KafkaError, TimeoutError, OSError) as error:
+            for lane in lanes:
+                lane.failed = error
+            log.warning("fencing failed; asking the group again", error=repr(error))
+
+    async def open_lanes(self, generation: int) -> None:
+        """After the rebalance: restore every lane and let it take jobs."""
+        failed = next((lane.failed for lane in self.lanes.values() if lane.failed), None)
+        if failed is not None:
+            self._rejoin(failed)
+            return
+        while self._before:
+            await self._before[0]()
+            self._before.pop(0)
+        lanes = list(self.lanes.values())
+        for lane in lanes:
+            if not lane.stores:
+                lane.open_stores()
+        async with Restorer(self) as restorer:
+            for lane in lanes:
+                await restorer.restore(lane)
+        if self.consumer_generation_id != generation:
+            return
+        for lane in lanes:
+            lane.begin(lane.position)
+            self._open_callbacks.add(lane.partition)
+            for opened in self._opened:
+                opened(lane)
+        metrics.LANES.labels(self.service).set(len(lanes))
+        self._end_watch()
+        log.info("lanes are open", service=self.service, lanes=sorted(self.lanes))
+
+    async def _close_lanes(self) -> None:
+        lanes, self.lanes = self.lanes, {}
+        for lane in lanes.values():
+            if lane.partition in self._open_callbacks:
+                self._open_callbacks.discard(lane.partition)
+                for closed in self._closed:
+                    closed(lane)
+        await asyncio.gather(*(lane.stop() for lane in lanes.values()))
+        metrics.LANES.labels(self.service).set(0)
+        self._room.set()
+
+    def lane_failed(self, lane: Lane, error: Exception) -> None:
+        """A lane gave up: ask the group who we are (a zombie must not fence the rightful owner)."""
+        log.warning("a lane failed", lane=lane.partition, error=f"{type(error).__name__}: {error}")
+        if isinstance(error, Bug | Misconfigured):
+            self._end(error)
+        else:
+            self._rejoin(error)
+
+    def _rejoin(self, error: Exception) -> None:
+        if self._watchdog is None:
+            self._watchdog = asyncio.get_running_loop().create_task(
+                self._watch(error), name="reopen-watchdog"
+            )
+        self.consumer.request_rejoin()
+
+    async def _watch(self, error: Exception) -> None:
+        await asyncio.sleep(REOPEN_BUDGET_S)
+        self._end(Stale(f"lanes of {self.service} not open again after {REOPEN_BUDGET_S:.0f} s: {error!r}"))
+
+    def _end_watch(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+
+    def _end(self, error: Exception) -> None:
+        self.fatal = error
+        log.error("the worker ends", error=f"{type(error).__name__}: {error}")
+        self._crash(error)
+
+    async def _on_partitions_revoked(self, revoked: Any) -> None:
+        await self._close_lanes()
+        await super()._on_partitions_revoked(revoked)
+
+    async def on_stop(self) -> None:
+        """Finish the lanes before the group is left."""
+        self._end_watch()
+        await self._close_lanes()
+        await super().on_stop()
+
+    def _create_directories(self) -> None:
+        self.conf.datadir.mkdir(parents=True, exist_ok=True)
+        super()._create_directories()
+
+    # -- stores ------------------------------------------------------------------------------
+
+    def open_store(self, table: Table[Any], partition: int) -> PartitionStore:
+        """Open the local store of a table's partition."""
+        store = PartitionStore(self._store_path(table, partition))
+        self.tables[table.name]._data.partitions[partition] = store
+        return store
+
+    def wipe_store(self, table: Table[Any], partition: int) -> PartitionStore:
+        """Drop the local store of a table's partition and open an empty one."""
+        self.tables[table.name]._data.partitions.pop(partition).close()
+        shutil.rmtree(self._store_path(table, partition))
+        return self.open_store(table, partition)
+
+    def _store_path(self, table: Table[Any], partition: int) -> Path:
+        return self._data_dir / self.service / table.name / str(partition)
+
+    # -- what operators see ------------------------------------------------------------------
+
+    def dead_letter(self, record: SourceRecord, error: Exception, now_ms: int) -> DeadLetterRecord:
+        """The dead letter of a poison record."""
+        return self._encode_dead_letter(self.service, record, error, now_ms)
+
+    def note_misrouted(self, record: SourceRecord, proper: int) -> None:
+        """Count a forwarded record; name its topic once in the log."""
+        metrics.MISROUTED.labels(self.service, record.topic).inc()
+        if record.topic not in self._misrouted:
+            self._misrouted.add(record.topic)
+            log.warning(
+                "records arrive in partitions that are not their key's (the producer is not murmur2)",
+                topic=record.topic,
+                partition=record.partition,
+                proper=proper,
+                offset=record.offset,
+            )
+
+    def health(self) -> dict[str, Any]:
+        """Whether every lane works; ``ok`` is false from the first failure until the lanes are open again."""
+        failed = {lane.partition: repr(lane.failed) for lane in self.lanes.values() if lane.failed}
+        ok = not failed and self.fatal is None
+        return {"ok": ok, "service": self.service, "lanes": sorted(self.lanes), "failed": failed}
+
+    def _serve_pages(self) -> None:
+        @self.page("/healthz")  # type: ignore[untyped-decorator]  # faust ships no types
+        async def healthz(web: Any, request: Any) -> Any:
+            health = self.health()
+            return web.json(health, status=200 if health["ok"] else 503)
+
+        @self.page("/metrics")  # type: ignore[untyped-decorator]  # faust ships no types
+        async def exposition(web: Any, request: Any) -> Any:
+            text = prometheus_client.generate_latest()
+            return web.bytes(text, content_type="text/plain")
+
+
+def _broker_urls(kafka_options: Mapping[str, Any]) -> str:
+    servers = kafka_options["bootstrap_servers"]
+    names = servers.split(",") if isinstance(servers, str) else servers
+    return ";".join(f"kafka://{name.strip()}" for name in names)
+
+
+def _credentials(kafka_options: Mapping[str, Any]) -> Any:
+    protocol = kafka_options.get("security_protocol", "PLAINTEXT")
+    context = kafka_options.get("ssl_context")
+    if protocol == "SSL":
+        return faust.SSLCredentials(context)
+    if protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=kafka_options.get("sasl_plain_username"),
+            password=kafka_options.get("sasl_plain_password"),
+            mechanism=kafka_options.get("sasl_mechanism"),
+            ssl_context=context,
+        )
+    return None

@@ -1,0 +1,18 @@
+"""The engine's Prometheus metrics, by service."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+RECORDS = Counter("skustream_records_total", "Source records committed", ["service", "topic"])
+TRANSACTION_SECONDS = Histogram(
+    "skustream_transaction_seconds", "Decide and commit of one batch", ["service"]
+)
+DEAD_LETTERS = Counter("skustream_dead_letters_total", "Poison records", ["service", "topic", "error"])
+MISROUTED = Counter(
+    "skustream_misrouted_total", "Records forwarded to the partition of their key", ["service", "topic"]
+)
+LANE_FAILURES = Counter("skustream_lane_failures_total", "Lanes given up and reopened", ["service", "error"])
+FENCES = Counter("skustream_fences_total", "Producers started: each fences an older owner", ["service"])
+RESTORED = Counter("skustream_restored_records_total", "Changelog records read back", ["service", "table"])
+LANES = Gauge("skustream_lanes", "Lanes that this worker owns and that are open", ["service"])

@@ -1,0 +1,153 @@
+"""Committed state on local disk: one RocksDB per table and partition, written after each commit only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import rocksdict
+from faust.stores.base import SerializedStore
+
+from app.errors import Bug, Stale
+
+V = TypeVar("V")
+
+OFFSET_KEY = b"\x00skustream.offset"
+WRITE_BUFFER_BYTES = 16 << 20
+"""One memtable; each partition has its own database, so a small one keeps many lanes in memory."""
+BLOOM_BITS_PER_KEY = 10
+"""About 1 % false positives: most lookups of seen ids are for keys that are not there."""
+
+
+class PartitionStore:
+    """The database of one partition of one table; the changelog offset rises with every write."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database.
+
+        Raises:
+            Stale: when another process holds it; names the path.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        try:
+            self._db = rocksdict.Rdict(str(path), options=_options())
+        except Exception as error:  # rocksdict raises a bare Exception for every failure to open
+            raise Stale(f"cannot open the store {path}: {error}") from error
+        stored = self._db.get(OFFSET_KEY)
+        self.offset: int = int(stored) if stored else -1
+
+    def get(self, key: bytes) -> bytes | None:
+        """The committed bytes of a key."""
+        value: bytes | None = self._db.get(key)
+        return value
+
+    def write(self, items: Mapping[bytes, bytes | None], offset: int) -> None:
+        """Write committed values (None deletes) together with their changelog offset.
+
+        Raises:
+            Bug: when the offset falls, because then two owners write the same store.
+        """
+        if offset < self.offset:
+            raise Bug(f"store {self.path}: offset {offset} after {self.offset}")
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, value in items.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        batch.put(OFFSET_KEY, str(offset).encode())
+        self._db.write(batch)
+        self.offset = offset
+
+    def scan(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every committed key and value, in key order."""
+        for key, value in self._db.items():
+            if key != OFFSET_KEY:
+                yield key, value
+
+    def close(self) -> None:
+        """Release the database and its lock."""
+        self._db.close()
+
+
+def _options() -> rocksdict.Options:
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_max_open_files(64)
+    blocks = rocksdict.BlockBasedOptions()
+    blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, block_based=False)
+    options.set_block_based_table_factory(blocks)
+    return options
+
+
+class Table(Generic[V]):
+    """A typed, changelogged table of a service; values are JSON of ``value_type``."""
+
+    def __init__(self, name: str, value_type: type[V], changelog: str) -> None:
+        self.name = name
+        self.changelog = changelog
+        self.encode = msgspec.json.Encoder().encode
+        self.decode = msgspec.json.Decoder(value_type).decode
+
+
+class CommittedStore(SerializedStore):
+    """What Faust knows as the table's store: it lists the partitions' stores and refuses writes.
+
+    Faust's own recovery and write path are not used; a write from outside a transaction raises.
+    """
+
+    def __init__(self, url: Any, app: Any, table: Any, **kwargs: Any) -> None:
+        super().__init__(url, app, table, **kwargs)
+        self.partitions: dict[int, PartitionStore] = {}
+
+    def persisted_offset(self, tp: Any) -> int | None:
+        """The changelog offset that the store of the partition holds, when it is open."""
+        store = self.partitions.get(tp.partition)
+        return store.offset if store is not None and store.offset >= 0 else None
+
+    def _refuse(self) -> None:
+        raise Bug(f"table {self.table_name}: written outside a transaction; use Transaction.put")
+
+    def _get(self, key: bytes) -> bytes | None:
+        found = (store.get(key) for store in self.partitions.values())
+        return next((value for value in found if value is not None), None)
+
+    def _set(self, key: bytes, value: bytes | None) -> None:
+        self._refuse()
+
+    def _del(self, key: bytes) -> None:
+        self._refuse()
+
+    def _clear(self) -> None:
+        self._refuse()
+
+    def reset_state(self) -> None:
+        """Faust calls this on a reset; committed state is never dropped by it."""
+
+    async def backup_partition(self, tp: Any, flush: bool = True, purge: bool = False, keep: int = 1) -> None:
+        """Refused: the changelog is the backup; an empty store is restored from it."""
+        raise Bug(f"table {self.table_name}: the changelog is the backup")
+
+    def restore_backup(self, tp: Any, latest: bool = True, backup_id: int = 0) -> None:
+        """Refused: an empty store is restored from the changelog."""
+        raise Bug(f"table {self.table_name}: the changelog is the backup")
+
+    def _iteritems(self) -> Iterator[tuple[bytes, bytes]]:
+        for store in self.partitions.values():
+            yield from store.scan()
+
+    def _iterkeys(self) -> Iterator[bytes]:
+        return (key for key, _ in self._iteritems())
+
+    def _itervalues(self) -> Iterator[bytes]:
+        return (value for _, value in self._iteritems())
+
+    def _size(self) -> int:
+        return sum(1 for _ in self._iteritems())
+
+    def _contains(self, key: bytes) -> bool:
+        return self._get(key) is not None

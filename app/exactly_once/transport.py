@@ -1,0 +1,117 @@
+"""Faust's transport, handing over a partition's fetched records as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import faust
+from aiokafka import AIOKafkaConsumer
+from faust.transport.drivers import aiokafka as driver
+from faust.types import ConsumerMessage
+
+from app.exactly_once.transaction import SourceRecord
+
+FULL_LANE_POLL_S = 0.05
+"""How long a fetch may wait while some lane is full: it may want records again any moment."""
+
+
+class Batch(NamedTuple):
+    """Records fetched together from one partition.
+
+    ``fetched_from`` is the offset the fetch began at: a lane compares it with the position its last
+    commit ended at, so that nothing dropped on the way is ever skipped.
+    """
+
+    topic: str
+    partition: int
+    records: list[SourceRecord]
+    fetched_from: int | None
+    epoch: int
+
+
+class BatchSchema(faust.Schema):  # type: ignore[misc]  # faust ships no types
+    """Passes batches through untouched; decoding is the agent's."""
+
+    def loads_key(self, app: Any, message: Any, **_: Any) -> Any:
+        """The message's own key."""
+        return message.key
+
+    def loads_value(self, app: Any, message: Any, **_: Any) -> Any:
+        """The message's own value."""
+        return message.value
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
+    """Faust's consumer thread with a ``read_committed`` consumer."""
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"  # Faust sets it only in its own transaction mode
+        return consumer
+
+    def request_rejoin(self) -> None:
+        """Ask the group coordinator for a new generation; safe from any thread."""
+        coordinator = self._ensure_consumer()._coordinator
+        self.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
+
+
+class Consumer(driver.Consumer):  # type: ignore[misc]  # faust ships no types
+    """Yields one message per fetched partition of a batch topic: its value is a :class:`Batch`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fetch_position: dict[Any, int] = {}
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def request_rejoin(self) -> None:
+        """Leave the current generation and ask for a new one."""
+        self._thread.request_rejoin()
+
+    def _get_active_partitions(self) -> set[Any]:
+        full = self.app.full_lanes()
+        active = super()._get_active_partitions()
+        return {tp for tp in active if tp.partition not in full} if full else active
+
+    async def perform_seek(self) -> None:
+        """Seek every source partition to its lane's own position, not to the group's offsets."""
+        for tp in self.assignment():
+            offset = self.app.source_position(tp.topic, tp.partition)
+            if offset is not None:
+                self.fetch_position[tp] = offset
+                await self.seek(tp, offset)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, Any]]:
+        """Fetch, and yield each partition's records as one message."""
+        await self.app.wait_for_room()
+        limit = FULL_LANE_POLL_S if self.app.full_lanes() else timeout
+        epochs = self.app.lane_epochs()  # before the fetch: a batch fetched for a former lane is told apart
+        records, active = await self._wait_next_records(limit)
+        generation = self.app.consumer_generation_id
+        if records is None or self.should_stop:
+            return
+        for tp, fetched in records.items():
+            fetched_from = self.fetch_position.get(tp)
+            self.fetch_position[tp] = fetched[-1].offset + 1  # even when dropped below: then the gap is seen
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                continue
+            if active is not None and tp not in active and tp not in self._buffered_partitions:
+                continue
+            batch = Batch(tp.topic, tp.partition, fetched, fetched_from, epochs.get(tp.partition, -1))
+            yield tp, _message(tp, batch, generation)
+
+
+def _message(tp: Any, batch: Batch, generation: int) -> Any:
+    last = batch.records[-1]
+    return ConsumerMessage(
+        tp.topic, tp.partition, last.offset, last.timestamp / 1000, 0, (), None, batch, None, 0, 0, tp,
+        generation_id=generation,
+    )  # fmt: skip
+
+
+class Transport(driver.Transport):  # type: ignore[misc]  # faust ships no types
+    """Faust's aiokafka transport with the batch consumer."""
+
+    Consumer = Consumer
