@@ -385,7 +385,7 @@ class OrderEdited(Record, kw_only=True):
 
 
 class LevelChange(Record, kw_only=True):
-    """``inventory_levels/update|connect|disconnect``: a notice that a level changed; the value is of send time."""
+    """``inventory_levels/update|connect|disconnect``: a notice; the value is of send time."""
 
     inventory_item_id: int
     location_id: int

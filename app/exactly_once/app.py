@@ -27,7 +27,7 @@ Route = Callable[[bytes], bytes]
 log = structlog.get_logger(__name__)
 
 FENCE_LIMIT_S = 8.0
-"""Fencing runs inside the rebalance callback, where no heartbeat is sent: it must end before the session does."""
+"""Fencing runs inside the rebalance callback, without heartbeats: it must end before the session does."""
 REOPEN_BUDGET_S = 120.0
 """A worker with a failed lane that is not up again by then ends, loudly: no worker looks alive without it."""
 POLL_RECORDS = 5_000

@@ -246,7 +246,8 @@ class Lane:
             return batch.records
         if batch.fetched_from is not None and batch.fetched_from > expected:
             raise Stale(
-                f"gap in {batch.topic}/{batch.partition}: expected {expected}, fetched from {batch.fetched_from}"
+                f"gap in {batch.topic}/{batch.partition}: "
+                f"expected {expected}, fetched from {batch.fetched_from}"
             )
         return [record for record in batch.records if record.offset >= expected]
 

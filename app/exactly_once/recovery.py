@@ -101,8 +101,9 @@ class Restorer:
             offset = found.offsets.get(topic, begin) if found else begin
             if not begin <= offset <= end:
                 raise PositionMissing(
-                    f"lane {lane.service}-{lane.partition}: position {offset} of {topic} is outside of what the "
-                    f"topic holds ({begin} to {end}); run: skustream positions set {lane.service} --to earliest"
+                    f"lane {lane.service}-{lane.partition}: position {offset} of {topic} is outside of what "
+                    f"the topic holds ({begin} to {end}); run: "
+                    f"skustream positions set {lane.service} --to earliest"
                 )
             offsets[topic] = offset
         return Position(offsets=offsets, stream_time_ms=found.stream_time_ms if found else 0)
@@ -175,6 +176,8 @@ class Recovery(FaustRecovery):  # type: ignore[misc]  # faust ships no types
 
 class TableManager(FaustTableManager):  # type: ignore[misc]  # faust ships no types
     """Faust's table manager with our recovery; fences the lanes before anything is read."""
+
+    _recovery: Recovery | None = None
 
     @property
     def recovery(self) -> Recovery:

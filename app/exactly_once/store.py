@@ -94,7 +94,7 @@ class Table(Generic[V]):
         self.decode = msgspec.json.Decoder(value_type).decode
 
 
-class CommittedStore(SerializedStore):
+class CommittedStore(SerializedStore):  # type: ignore[misc]  # faust ships no types
     """What Faust knows as the table's store: it lists the partitions' stores and refuses writes.
 
     Faust's own recovery and write path are not used; a write from outside a transaction raises.

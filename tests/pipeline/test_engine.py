@@ -1,0 +1,182 @@
+"""The engine on real Kafka, with a toy service of its own: nothing of stock or shops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from rocksdict import Rdict
+from support.engine_service import PARTITIONS
+from support.kafka_io import create_topics, read_all, wait_until
+from support.workers import Worker
+
+from app.exactly_once.partitioner import partition_of
+from app.exactly_once.store import OFFSET_KEY
+
+pytestmark = pytest.mark.kafka
+
+
+class Bench:
+    """The topics of one toy service, and its workers."""
+
+    def __init__(self, bootstrap: str, directory: Path) -> None:
+        self.bootstrap = bootstrap
+        self.service = f"toy{uuid.uuid4().hex[:8]}"
+        self.directory = directory
+        self.workers: list[Worker] = []
+        internal = [f"skustream.{self.service}.sums", f"skustream.{self.service}.positions"]
+        plain = [f"{self.service}.in", f"{self.service}.out", f"dead-letters.{self.service}"]
+        asyncio.run(create_topics(bootstrap, plain, internal, PARTITIONS))
+
+    def worker(self) -> Worker:
+        """Start one more worker, with a data directory of its own."""
+        worker = Worker(self.bootstrap, self.service, self.directory / f"worker{len(self.workers)}")
+        self.workers.append(worker)
+        return worker
+
+    def send(self, events: list[tuple[str, bytes, int | None]]) -> None:
+        """Send (key, value, partition or None for the key's own) and wait for every acknowledgement."""
+
+        async def run() -> None:
+            producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=5)
+            await producer.start()
+            try:
+                sent = []
+                for key, value, partition in events:
+                    to = partition_of(key.encode(), PARTITIONS) if partition is None else partition
+                    sent.append(await producer.send(f"{self.service}.in", value, key.encode(), partition=to))
+                await asyncio.gather(*sent)
+            finally:
+                await producer.stop()
+
+        asyncio.run(run())
+
+    def records(self, topic: str) -> list[Any]:
+        """Every committed record of a topic."""
+        return asyncio.run(read_all(self.bootstrap, topic, PARTITIONS))
+
+    def outcomes(self) -> Counter[str]:
+        """How often each event id came out."""
+        return Counter(json.loads(record.value)["id"] for record in self.records(f"{self.service}.out"))
+
+    def wait_outcomes(self, count: int, limit_s: float = 60) -> Counter[str]:
+        """Wait until so many outcomes are committed, then return them by id."""
+        wait_until(lambda: len(self.records(f"{self.service}.out")) >= count, limit_s, f"{count} outcomes")
+        return self.outcomes()
+
+    def total(self) -> int:
+        """The sum over the last changelog value of every key."""
+        last = {
+            record.key: json.loads(record.value) for record in self.records(f"skustream.{self.service}.sums")
+        }
+        return sum(state["total"] for state in last.values())
+
+
+@pytest.fixture
+def bench(kafka: str, tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(kafka, tmp_path)
+    try:
+        yield made
+    finally:
+        for worker in made.workers:
+            worker.kill()
+
+
+def event(number: int, delta: int = 1) -> bytes:
+    return json.dumps({"id": f"e{number}", "delta": delta}).encode()
+
+
+def stored(worker: Worker, partition: int) -> dict[bytes, bytes]:
+    """What a stopped worker's store holds for a partition."""
+    path = next(worker.data_dir.glob(f"*/sums/{partition}"))
+    database = Rdict(str(path))
+    try:
+        return {key: value for key, value in database.items() if key != OFFSET_KEY}
+    finally:
+        database.close()
+
+
+def test_a_poison_record_is_dead_lettered_with_its_origin_and_changes_nothing(bench: Bench) -> None:
+    bench.send([("a", event(1), 0), ("b", b"\xff garbage", None), ("c", event(2, delta=0), None)])
+    bench.worker()
+    assert bench.wait_outcomes(1) == {"e1": 1}
+    letters_of = f"dead-letters.{bench.service}"
+    wait_until(lambda: len(bench.records(letters_of)) == 2, 20, "two dead letters")
+    origins = {json.loads(record.value)["origin"].rsplit("/", 1)[0] for record in bench.records(letters_of)}
+    topic = f"{bench.service}.in"
+    assert origins == {f"{topic}/{partition_of(key, PARTITIONS)}" for key in (b"b", b"c")}
+    assert bench.total() == 1
+
+
+def test_a_misrouted_record_is_forwarded_to_the_partition_of_its_key(bench: Bench) -> None:
+    wrong = (partition_of(b"a", PARTITIONS) + 1) % PARTITIONS
+    bench.send([("a", event(1), None), ("a", event(2), wrong)])
+    bench.worker()
+    assert bench.wait_outcomes(2) == {"e1": 1, "e2": 1}
+    assert {record.partition for record in bench.records(f"{bench.service}.out")} == {
+        partition_of(b"a", PARTITIONS)
+    }
+
+
+def test_a_restarted_worker_goes_on_where_it_stopped_and_restores_an_empty_store(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.send([(f"k{n % 7}", event(n), None) for n in range(500)])
+    bench.wait_outcomes(500)
+    assert worker.stop() == 0
+    before = {partition: stored(worker, partition) for partition in range(PARTITIONS)}
+    fresh = bench.worker()
+    bench.send([("k0", event(500), None)])
+    assert set(bench.wait_outcomes(501).values()) == {1}
+    assert bench.total() == 501
+    fresh.stop()
+    after = {partition: stored(fresh, partition) for partition in range(PARTITIONS)}
+    changed = {
+        key
+        for p in before
+        for key in before[p].keys() | after[p].keys()
+        if before[p].get(key) != after[p].get(key)
+    }
+    assert changed == {b"k0"}
+
+
+def test_state_without_a_position_refuses_to_start_and_names_the_command(bench: Bench) -> None:
+    async def leave_state() -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=bench.bootstrap)
+        await producer.start()
+        await producer.send_and_wait(f"skustream.{bench.service}.sums", b'{"total":1}', b"a", partition=0)
+        await producer.stop()
+
+    asyncio.run(leave_state())
+    worker = bench.worker()
+    assert worker.process.wait(timeout=60) != 0
+    assert f"skustream positions set {bench.service}" in worker.log.read_text()
+
+
+def test_every_event_counts_once_through_kills_and_pauses(bench: Bench) -> None:
+    rounds, per_round = 6, 5_000
+    rng = random.Random(7)
+    workers = [bench.worker(), bench.worker()]
+    faults: list[Callable[[Worker], None]] = [Worker.kill, Worker.pause]
+    for number in range(rounds):
+        start = number * per_round
+        bench.send([(f"k{rng.randrange(300)}", event(start + n), None) for n in range(per_round)])
+        victim = workers[number % 2]
+        fault = faults[number % len(faults)] if number >= rounds - 2 else Worker.kill
+        fault(victim)
+        bench.wait_outcomes(start + per_round, limit_s=90)
+        if fault is Worker.kill:
+            victim.start()
+        else:
+            victim.go_on()
+    counted = bench.wait_outcomes(rounds * per_round)
+    assert len(counted) == rounds * per_round
+    assert set(counted.values()) == {1}
+    assert bench.total() == rounds * per_round

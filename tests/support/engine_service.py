@@ -1,0 +1,71 @@
+"""A small service on the engine, run as a worker of its own by the tests: sums deltas by key.
+
+Environment: SERVICE, BOOTSTRAP, DATA_DIR, WEB_PORT.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from app.errors import Rejected
+from app.exactly_once import App, SourceRecord, Transaction
+from app.exactly_once.app import DeadLetterRecord
+
+PARTITIONS = 4
+SERVICE = os.environ.get("SERVICE", "toy")
+
+
+class Sum(msgspec.Struct, frozen=True):
+    """The state of one key."""
+
+    total: int = 0
+    version: int = 0
+
+
+def dead_letter(service: str, record: SourceRecord, error: Exception, now_ms: int) -> DeadLetterRecord:
+    """The origin of a poison record and its error, as JSON."""
+    origin = f"{record.topic}/{record.partition}/{record.offset}"
+    return DeadLetterRecord(msgspec.json.encode({"origin": origin, "error": repr(error)}), [])
+
+
+app = App(
+    SERVICE,
+    kafka_options={"bootstrap_servers": os.environ.get("BOOTSTRAP", "127.0.0.1:9092")},
+    data_dir=Path(os.environ.get("DATA_DIR", ".")),
+    partitions=PARTITIONS,
+    web_port=int(os.environ.get("WEB_PORT", "6066")),
+    encode_dead_letter=dead_letter,
+    session_timeout_s=6.0,
+)
+sums = app.state_table("sums", Sum)
+events = app.batch_topic(f"{SERVICE}.in")
+decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def decide(transaction: Transaction, record: SourceRecord) -> None:
+    """Add the delta; a delta of zero is refused after it was staged, to show that staged changes go."""
+    assert record.key is not None
+    event = decode(record.value or b"")
+    state = transaction.get(sums, record.key) or Sum()
+    changed = Sum(state.total + event["delta"], state.version + 1)
+    transaction.put(sums, record.key, changed)
+    transaction.emit(
+        f"{SERVICE}.out", record.key, msgspec.json.encode({"id": event["id"], "sum": changed.total})
+    )
+    if event["delta"] == 0:
+        raise Rejected(f"delta of event {event['id']}: expected not zero, got 0")
+
+
+@app.agent(events, name="add")
+async def add(batches: Any) -> None:
+    """Hand each batch to its lane."""
+    async for batch in batches:
+        await app.process(batch, decide)
+
+
+if __name__ == "__main__":
+    app.main()
