@@ -69,7 +69,7 @@ class State(StrEnum):
     QUALITY_CONTROL = "quality_control"
 
 
-class Cause(Record, kw_only=True):
+class Cause(Record, frozen=True, kw_only=True):
     """Why a movement happened: the outside document, and the listing that sold."""
 
     shop: str = ""
@@ -81,7 +81,7 @@ class Cause(Record, kw_only=True):
     listing: str = ""  # "{shop}/{item}/{location_id}" of the listing whose shop moved the units itself
 
 
-class Movement(Record, kw_only=True):
+class Movement(Record, frozen=True, kw_only=True):
     """A fact or a request that changes the stock of one SKU at one location (topic ``stock.movements``)."""
 
     id: Annotated[str, Meta(min_length=1, max_length=255)]
@@ -108,7 +108,7 @@ class Movement(Record, kw_only=True):
         return stock_key(self.sku, self.location)
 
 
-class Level(Record, kw_only=True):
+class Level(Record, frozen=True, kw_only=True):
     """The parts of a stock level, in units. ``available`` is derived: see the property."""
 
     on_hand: int = 0
@@ -132,7 +132,7 @@ class Level(Record, kw_only=True):
         )
 
 
-class Listing(Record, kw_only=True):
+class Listing(Record, frozen=True, kw_only=True):
     """Where a stock key is sold: one inventory item at one location of one shop, with its channel rule."""
 
     shop: str
@@ -149,7 +149,7 @@ class Listing(Record, kw_only=True):
         return listing_key(self.shop, self.item, self.location_id)
 
 
-class Listings(Record, kw_only=True):
+class Listings(Record, frozen=True, kw_only=True):
     """All listings of one stock key (topic ``stock.listings``)."""
 
     sku: Sku
@@ -158,14 +158,14 @@ class Listings(Record, kw_only=True):
     updated_at: Instant | None = None
 
 
-class Moved(Record, kw_only=True):
+class Moved(Record, frozen=True, kw_only=True):
     """Running totals, in units, of what one listing's own shop did itself."""
 
     committed: int = 0  # units that the listing's open orders hold now
     physical_total: int = 0  # -fulfilled -written off +restocked, since ever
 
 
-class StockRecord(Record, kw_only=True):
+class StockRecord(Record, frozen=True, kw_only=True):
     """The state of one stock key; the changelog of table ``stock`` is the public topic ``stock.levels``."""
 
     level: Level = Level()
@@ -188,7 +188,7 @@ class Result(StrEnum):
     CORROBORATED = "corroborated"  # told by a source that is not the authority here; no stock moved
 
 
-class Outcome(Record, kw_only=True):
+class Outcome(Record, frozen=True, kw_only=True):
     """What became of one movement, immutable (topic ``stock.ledger``)."""
 
     movement: Movement
@@ -210,7 +210,7 @@ class AlertKind(StrEnum):
     OVERSOLD = "oversold"  # available fell below zero, or further below
 
 
-class Alert(Record, kw_only=True):
+class Alert(Record, frozen=True, kw_only=True):
     """A threshold that a key crossed (topic ``stock.alerts``)."""
 
     kind: AlertKind
@@ -225,7 +225,7 @@ class Alert(Record, kw_only=True):
     correlation_id: str = ""
 
 
-class Target(Record, kw_only=True):
+class Target(Record, frozen=True, kw_only=True):
     """What a listing should show, with what its own shop moved itself (topic ``shopify.targets``)."""
 
     shop: str
@@ -256,7 +256,7 @@ class PushResult(StrEnum):
     EXPIRED = "expired"  # the intent was too old to resend; the listing is read again
 
 
-class Push(Record, kw_only=True):
+class Push(Record, frozen=True, kw_only=True):
     """The result of one entry of one write (topic ``shopify.pushes``)."""
 
     shop: str
@@ -276,7 +276,7 @@ class Push(Record, kw_only=True):
 # --- webhooks ------------------------------------------------------------------------------
 
 
-class Envelope(Record, kw_only=True):
+class Envelope(Record, frozen=True, kw_only=True):
     """One webhook, or one read that stands for it (topics ``shopify.orders``, ``.levels``, ``.catalog``)."""
 
     shop: str
@@ -291,7 +291,7 @@ class Envelope(Record, kw_only=True):
     body: Raw = Raw(b"null")  # the declared fields of the body, as JSON
 
 
-class OrderLine(Record, kw_only=True):
+class OrderLine(Record, frozen=True, kw_only=True):
     """A line of an order, as Shopify's order webhooks carry it."""
 
     id: int
@@ -303,14 +303,14 @@ class OrderLine(Record, kw_only=True):
     variant_inventory_management: str | None = None  # null: untracked, moves nothing
 
 
-class FulfillmentLine(Record, kw_only=True):
+class FulfillmentLine(Record, frozen=True, kw_only=True):
     """How many units of a line a fulfilment carries."""
 
     id: int
     quantity: int
 
 
-class Fulfillment(Record, kw_only=True):
+class Fulfillment(Record, frozen=True, kw_only=True):
     """A fulfilment of an order."""
 
     id: int
@@ -321,7 +321,7 @@ class Fulfillment(Record, kw_only=True):
     line_items: list[FulfillmentLine] = []
 
 
-class RefundLine(Record, kw_only=True):
+class RefundLine(Record, frozen=True, kw_only=True):
     """A refunded line: how many units, and whether and where they were restocked."""
 
     id: int
@@ -331,7 +331,7 @@ class RefundLine(Record, kw_only=True):
     location_id: int | None = None
 
 
-class Refund(Record, kw_only=True):
+class Refund(Record, frozen=True, kw_only=True):
     """A refund of an order (``refunds/create``, or inside an order)."""
 
     id: int
@@ -340,7 +340,7 @@ class Refund(Record, kw_only=True):
     refund_line_items: list[RefundLine] = []
 
 
-class Order(Record, kw_only=True):
+class Order(Record, frozen=True, kw_only=True):
     """An order snapshot (``orders/create|updated|cancelled|fulfilled``, or read)."""
 
     id: int
@@ -355,21 +355,21 @@ class Order(Record, kw_only=True):
     refunds: list[Refund] = []
 
 
-class EditedLine(Record, kw_only=True):
+class EditedLine(Record, frozen=True, kw_only=True):
     """A line and by how much an edit changed it."""
 
     id: int
     delta: int
 
 
-class EditedLines(Record, kw_only=True):
+class EditedLines(Record, frozen=True, kw_only=True):
     """The lines an edit added to and removed from."""
 
     additions: list[EditedLine] = []
     removals: list[EditedLine] = []
 
 
-class OrderEdit(Record, kw_only=True):
+class OrderEdit(Record, frozen=True, kw_only=True):
     """The body of ``orders/edited``: only deltas, so the order is read again."""
 
     id: int
@@ -378,13 +378,13 @@ class OrderEdit(Record, kw_only=True):
     line_items: EditedLines = EditedLines()
 
 
-class OrderEdited(Record, kw_only=True):
+class OrderEdited(Record, frozen=True, kw_only=True):
     """The wrapper that Shopify puts around an edit."""
 
     order_edit: OrderEdit
 
 
-class LevelChange(Record, kw_only=True):
+class LevelChange(Record, frozen=True, kw_only=True):
     """``inventory_levels/update|connect|disconnect``: a notice; the value is of send time."""
 
     inventory_item_id: int
@@ -396,7 +396,7 @@ class LevelChange(Record, kw_only=True):
 # --- dead letters --------------------------------------------------------------------------
 
 
-class DeadLetter(Record, kw_only=True):
+class DeadLetter(Record, frozen=True, kw_only=True):
     """A record that could not be used, with its origin (topics ``dead-letters.{service}``)."""
 
     service: str

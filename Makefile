@@ -1,0 +1,48 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .stamps
+JARS := .skustream/kafka-jars
+
+.PHONY: help setup demo test test-long lint clean
+
+help:
+	@echo "make setup      virtual environment, dependencies, Kafka jars (all other targets do it)"
+	@echo "make test       lint, types and all tests, on a real local Kafka broker"
+	@echo "make test-long  also the long chaos and fuzz runs"
+	@echo "make demo       the main job on real Kafka with two simulated shops"
+
+setup: $(STAMPS)/venv $(STAMPS)/kafka
+
+$(STAMPS)/venv: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "skustream needs Python 3.11 or newer; 'make PYTHON=python3.11 ...' names another one"; exit 1; }
+	@mkdir -p $(STAMPS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(STAMPS)/kafka: ops/kafka/pom.xml
+	@command -v java >/dev/null || { echo "Java 17 is missing: install openjdk-17-jre-headless (Debian) or Temurin 17"; exit 1; }
+	@command -v mvn >/dev/null || { echo "Maven is missing: install maven (Debian: apt-get install maven)"; exit 1; }
+	@mkdir -p $(STAMPS) $(JARS)
+	mvn -q -B -f ops/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(abspath $(JARS))
+	@touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -q -m "not long"
+
+test-long: lint
+	$(BIN)/pytest -q
+
+demo: setup
+	$(BIN)/skustream demo
+
+clean:
+	rm -rf $(VENV) $(STAMPS) .skustream
