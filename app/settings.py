@@ -1,0 +1,107 @@
+"""Every setting of skustream: one typed object, read once from the environment (and ``.env``)."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import Misconfigured
+
+PREFIX = "SKUSTREAM_"
+
+
+class Settings(BaseSettings):
+    """The settings. Variables have the prefix ``SKUSTREAM_``; Kafka's own keep their usual names."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, populate_by_name=True, extra="ignore")
+
+    bootstrap_servers: str = Field("127.0.0.1:9092", validation_alias="KAFKA_BOOTSTRAP_SERVERS")
+    """Kafka brokers, comma-separated host:port."""
+    security_protocol: str = Field(
+        "PLAINTEXT",
+        validation_alias="KAFKA_SECURITY_PROTOCOL",
+        pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$",
+    )
+    """PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
+    sasl_mechanism: str = Field("PLAIN", validation_alias="KAFKA_SASL_MECHANISM")
+    """PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
+    sasl_username: str | None = Field(None, validation_alias="KAFKA_SASL_USERNAME")
+    sasl_password: SecretStr | None = Field(None, validation_alias="KAFKA_SASL_PASSWORD")
+    ssl_cafile: Path | None = Field(None, validation_alias="KAFKA_SSL_CAFILE")
+    """CA certificates that sign the brokers' certificates; the system's by default."""
+
+    data_dir: Path = Path(".skustream/data")
+    """Local stores; each worker needs one of its own."""
+    shops_file: Path = Path("shops.yaml")
+    """The shops and where their secrets are: see shops.example.yaml."""
+    partitions: int = Field(8, ge=1, le=1024)
+    """Partitions of every topic of the pipeline; fixed once the topics exist."""
+    replication_factor: int = Field(1, ge=1, le=9)
+    min_insync_replicas: int = Field(1, ge=1, le=9)
+    retention_days: int = Field(30, ge=1)
+    """How long movements, webhooks, pushes and alerts are kept."""
+    dead_letter_retention_days: int = Field(90, ge=1)
+    seen_days: int = Field(120, ge=1)
+    """How long a movement id is remembered: longer than any topic or dead letter can bring it back."""
+    session_timeout_s: float = Field(10.0, ge=6.0, le=300.0)
+    """How long a dead worker keeps its partitions."""
+    max_refusals: int = Field(5, ge=1)
+    """How often a listing may be refused by its shop before it goes to the dead-letter topic."""
+    low_water: int = Field(0, ge=0)
+    """Alert `low` at this many available units; 0 is off."""
+    receiver_host: str = "127.0.0.1"
+    receiver_port: int = Field(8080, ge=1, le=65535)
+    orders_port: int = Field(8081, ge=1, le=65535)
+    stock_port: int = Field(8082, ge=1, le=65535)
+    shopify_port: int = Field(8083, ge=1, le=65535)
+    simulator_port: int = Field(8090, ge=1, le=65535)
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_json: bool = False
+
+    def kafka_options(self) -> dict[str, Any]:
+        """The connection arguments of every aiokafka client."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap_servers,
+            "security_protocol": self.security_protocol,
+        }
+        if self.security_protocol.endswith("SSL"):
+            cafile = str(self.ssl_cafile) if self.ssl_cafile else None
+            options["ssl_context"] = ssl.create_default_context(cafile=cafile)
+        if self.security_protocol.startswith("SASL"):
+            options["sasl_mechanism"] = self.sasl_mechanism
+            options["sasl_plain_username"] = self.sasl_username
+            options["sasl_plain_password"] = (
+                self.sasl_password.get_secret_value() if self.sasl_password else None
+            )
+        return options
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings.
+
+    Raises:
+        Misconfigured: naming an unknown ``SKUSTREAM_`` variable, or a variable with a bad value.
+    """
+    known = {
+        PREFIX + name.upper() for name, field in Settings.model_fields.items() if not field.validation_alias
+    }
+    names = os.environ if environment is None else environment
+    unknown = sorted(name for name in names if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise Misconfigured(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise Misconfigured("; ".join(_problem(problem) for problem in error.errors())) from None
+
+
+def _problem(problem: Mapping[str, Any]) -> str:
+    name = str(problem["loc"][0])
+    variable = name if name.startswith("KAFKA_") else PREFIX + name.upper()
+    return f"setting {variable}: {problem['msg']}, got {problem['input']!r}"
