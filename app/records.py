@@ -169,10 +169,11 @@ class StockRecord(Record, frozen=True, kw_only=True):
     """The state of one stock key; the changelog of table ``stock`` is the public topic ``stock.levels``."""
 
     level: Level = Level()
-    version: int = 0  # grows by one with each applied movement or listing change
+    version: int = 0  # grows by one with each change of this record
     opened_at: Instant | None = None  # nothing is published before a key is opened by a count
     history: list[tuple[int, int]] = []  # (occurred_at in epoch ms, on_hand delta), newest last, bounded
-    history_since: int = 0  # epoch ms; physical effects older than this are not kept
+    history_since: int = 0  # epoch ms; physical effects at or before this are not kept
+    counted_as_of: int = 0  # epoch ms; physical effects at or before this are in the last count
     listings: list[Listing] = []
     moved: dict[str, Moved] = {}  # by listing key
     recent_orders: list[str] = []  # "{shop}/{order}" of the last commits, newest last, for alerts

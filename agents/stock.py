@@ -1,0 +1,197 @@
+"""The inventory adjuster: movements and listings of a key in, its level, ledger, targets and alerts out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from hashlib import blake2b
+from itertools import islice
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from app.errors import LaneLost, Rejected
+from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
+from app.records import (
+    Listings,
+    Movement,
+    Outcome,
+    Record,
+    Result,
+    StockRecord,
+    Target,
+    check_schema,
+    correlation_of,
+    encode,
+    headers,
+    split_stock_key,
+)
+from tables import stock
+
+DAY_MS = 24 * 60 * 60 * 1000
+DIGEST_BYTES = 16
+"""Of a movement id: a collision among a hundred billion ids is less likely than one in 10^16."""
+SWEEP_KEYS = 5_000
+"""Expired ids deleted in one transaction."""
+SWEEP_PAUSE_S = 60.0
+"""Between two looks whether the lane's stream day has risen."""
+
+decode_movement = msgspec.json.Decoder(Movement).decode
+decode_listings = msgspec.json.Decoder(Listings).decode
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """The settings of the adjuster."""
+
+    seen_days: int = 120
+    low_water: int = 0
+    authority: stock.Authority = stock.Authority()
+
+
+def register(app: App, rules: Rules) -> None:
+    """Declare the adjuster's tables, topics and agents on a service."""
+    adjuster = Adjuster(app, rules)
+    movements = app.batch_topic("stock.movements")
+    listings = app.batch_topic("stock.listings")
+
+    @app.agent(movements, name="adjust")  # type: ignore[untyped-decorator]  # faust ships no types
+    async def adjust(batches: Any) -> None:
+        async for batch in batches:
+            await app.process(batch, adjuster.move)
+
+    @app.agent(listings, name="list")  # type: ignore[untyped-decorator]  # faust ships no types
+    async def list_keys(batches: Any) -> None:
+        async for batch in batches:
+            await app.process(batch, adjuster.list)
+
+    sweeper = Sweeper(adjuster.seen, rules.seen_days)
+    app.on_lane_opened(sweeper.start)
+    app.on_lane_closed(sweeper.stop)
+
+
+class Adjuster:
+    """Decides movements and listings over the tables ``stock`` and ``seen``."""
+
+    def __init__(self, app: App, rules: Rules) -> None:
+        self.stock: Table[StockRecord] = app.state_table("stock", StockRecord, changelog="stock.levels")
+        self.seen: Table[int] = app.state_table("seen", int)
+        self._rules = rules
+
+    def move(self, transaction: Transaction, record: SourceRecord) -> None:
+        """Apply one movement, unless its id was answered before."""
+        movement = decode_movement(_payload(record, Movement))
+        key = _own_key(record, movement.key)
+        digest, day = digest_of(movement.id), transaction.stream_time_ms // DAY_MS
+        known = transaction.get(self.seen, digest)
+        applied = stock.apply(
+            transaction.get(self.stock, key) or StockRecord(),
+            movement,
+            now=_moment(transaction),
+            seen=known is not None and day - known <= self._rules.seen_days,
+            authority=self._rules.authority,
+            low_water=self._rules.low_water,
+        )
+        if applied.outcome.result is not Result.DUPLICATE:
+            transaction.put(self.seen, digest, day)
+            transaction.put(self.stock, key, applied.record)
+        self._tell(transaction, key, record, applied)
+
+    def list(self, transaction: Transaction, record: SourceRecord) -> None:
+        """Take the listings of a key; an empty value takes them all away."""
+        key = record.key or b""
+        sku, location = split_stock_key(key.decode())
+        listings = Listings(sku=sku, location=location)
+        if record.value is not None:
+            listings = decode_listings(_payload(record, Listings))
+            _own_key(record, f"{listings.sku}@{listings.location}")
+        known = transaction.get(self.stock, key) or StockRecord()
+        if known.listings == listings.listings:
+            return
+        changed, targets = stock.set_listings(known, listings, now=_moment(transaction))
+        transaction.put(self.stock, key, changed)
+        emit_targets(transaction, targets, correlation_of(record.headers))
+
+    def _tell(
+        self, transaction: Transaction, key: bytes, record: SourceRecord, applied: stock.Applied
+    ) -> None:
+        origin = f"{record.topic}/{record.partition}/{record.offset}"
+        correlation_id = applied.outcome.movement.correlation_id or correlation_of(record.headers)
+        outcome: Outcome = msgspec.structs.replace(applied.outcome, origin=origin)
+        transaction.emit("stock.ledger", key, encode(outcome), headers(outcome, correlation_id))
+        for alert in applied.alerts:
+            transaction.emit("stock.alerts", key, encode(alert), headers(alert, correlation_id))
+        emit_targets(transaction, applied.targets, correlation_id)
+
+
+class Sweeper:
+    """Deletes expired movement ids, lane by lane, whenever the lane's stream time has reached a new day."""
+
+    def __init__(self, seen: Table[int], seen_days: int) -> None:
+        self._seen = seen
+        self._seen_days = seen_days
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    def start(self, lane: Lane) -> None:
+        """Sweep this lane from now on."""
+        self._tasks[lane.partition] = asyncio.get_running_loop().create_task(self._run(lane))
+
+    def stop(self, lane: Lane) -> None:
+        """Stop sweeping this lane."""
+        self._tasks.pop(lane.partition).cancel()
+
+    async def _run(self, lane: Lane) -> None:
+        swept_day = -1
+        while True:
+            day = lane.position.stream_time_ms // DAY_MS
+            try:
+                while day > swept_day and await self._sweep(lane, day):
+                    pass
+            except LaneLost:
+                return
+            swept_day = day
+            await asyncio.sleep(SWEEP_PAUSE_S)
+
+    async def _sweep(self, lane: Lane, day: int) -> bool:
+        """Delete one portion of expired ids; returns whether there may be more."""
+        old = (key for key, seen_on in lane.scan(self._seen) if day - seen_on > self._seen_days)
+        expired = list(islice(old, SWEEP_KEYS))
+
+        def delete(transaction: Transaction) -> None:
+            for key in expired:
+                transaction.delete(self._seen, key)
+
+        if expired:
+            await lane.submit(delete)
+        return len(expired) == SWEEP_KEYS
+
+
+def emit_targets(transaction: Transaction, targets: Iterable[Target], correlation_id: str) -> None:
+    """Publish targets, all of a shop in one partition."""
+    for target in targets:
+        key, route = target.key.encode(), target.shop.encode()
+        transaction.emit("shopify.targets", key, encode(target), headers(target, correlation_id), route)
+
+
+def digest_of(movement_id: str) -> bytes:
+    """The key of a movement id in table ``seen``."""
+    return blake2b(movement_id.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def _payload(record: SourceRecord, expected: type[Record]) -> bytes:
+    check_schema(record.headers, expected)
+    if record.value is None:
+        raise Rejected(f"{record.topic}: expected a {expected.__name__}, got an empty value")
+    return record.value
+
+
+def _own_key(record: SourceRecord, expected: str) -> bytes:
+    key = expected.encode()
+    if record.key != key:
+        raise Rejected(f"{record.topic}: the body is about {expected!r}, the key is {record.key!r}")
+    return key
+
+
+def _moment(transaction: Transaction) -> datetime:
+    return datetime.fromtimestamp(transaction.now_ms / 1000, UTC)
