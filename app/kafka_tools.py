@@ -1,0 +1,148 @@
+"""What the command does with topics: send movements and listings, read levels."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from msgspec import Struct
+
+from app.errors import BrokerUnavailable, Misconfigured
+from app.exactly_once.partitioner import partition_of
+from app.records import (
+    Listing,
+    Listings,
+    Movement,
+    Record,
+    StockRecord,
+    encode,
+    headers,
+    split_stock_key,
+    stock_key,
+)
+from app.settings import Settings
+
+POLL_MS = 200
+
+
+class ListingChange(Struct, frozen=True, kw_only=True):
+    """What applying a listings file does to one key."""
+
+    before: list[Listing]
+    after: Listings
+
+    def describe(self) -> str:
+        """One line for the preview."""
+        key = stock_key(self.after.sku, self.after.location)
+        added = [listing.key for listing in self.after.listings if listing not in self.before]
+        removed = [listing.key for listing in self.before if listing not in self.after.listings]
+        return " ".join([key, *(f"+{one}" for one in added), *(f"-{one}" for one in removed)])
+
+
+def read_listings(path: Path) -> list[Listings]:
+    """The listings of a YAML file, by key.
+
+    Raises:
+        Misconfigured: naming the file, the key and the field.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise Misconfigured(f"{path} is not YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise Misconfigured(f"{path}: expected a mapping of sku@location to a list of listings")
+    return [_listings(path, str(key), entries) for key, entries in document.items()]
+
+
+def _listings(path: Path, key: str, entries: Any) -> Listings:
+    try:
+        sku, location = split_stock_key(key)
+        return msgspec.convert({"sku": sku, "location": location, "listings": entries or []}, Listings)
+    except ValueError as error:
+        raise Misconfigured(f"{path}: {key}: {error}") from None
+
+
+async def listing_changes(settings: Settings, wanted: Iterable[Listings]) -> list[ListingChange]:
+    """The keys whose listings differ from what stock.listings says now."""
+    known = {
+        key: msgspec.json.decode(value, type=Listings).listings
+        for key, value in (await _last_values(settings, "stock.listings")).items()
+    }
+    changes = [
+        ListingChange(before=known.get(stock_key(one.sku, one.location).encode(), []), after=one)
+        for one in wanted
+    ]
+    return [change for change in changes if change.before != change.after.listings]
+
+
+async def send_listings(settings: Settings, listings: Iterable[Listings]) -> None:
+    """Write listings to stock.listings."""
+    await _send(settings, "stock.listings", ((stock_key(one.sku, one.location), one, "") for one in listings))
+
+
+async def send_movements(settings: Settings, movements: Iterable[Movement]) -> None:
+    """Write movements to stock.movements."""
+    await _send(settings, "stock.movements", ((one.key, one, one.correlation_id) for one in movements))
+
+
+async def stock_of(settings: Settings, sku: str, location: str) -> StockRecord | None:
+    """The newest committed level of a key, or None."""
+    key = stock_key(sku, location).encode()
+    partition = partition_of(key, settings.partitions)
+    value = (await _last_values(settings, "stock.levels", [partition])).get(key)
+    return msgspec.json.decode(value, type=StockRecord) if value is not None else None
+
+
+async def _send(settings: Settings, topic: str, records: Iterable[tuple[str, Record, str]]) -> None:
+    producer = AIOKafkaProducer(**settings.kafka_options(), acks="all", enable_idempotence=True, linger_ms=5)
+    async with _started(producer, settings):
+        sent = []
+        for key, record, correlation_id in records:
+            partition = partition_of(key.encode(), settings.partitions)
+            head = headers(record, correlation_id)
+            sent.append(
+                await producer.send(topic, encode(record), key.encode(), partition=partition, headers=head)
+            )
+        for future in sent:
+            await future
+
+
+async def _last_values(
+    settings: Settings, topic: str, partitions: Iterable[int] | None = None
+) -> dict[bytes, bytes]:
+    """The newest committed value of every key of a compacted topic."""
+    consumer = AIOKafkaConsumer(
+        **settings.kafka_options(), isolation_level="read_committed", enable_auto_commit=False
+    )
+    values: dict[bytes, bytes] = {}
+    async with _started(consumer, settings):
+        numbers = range(settings.partitions) if partitions is None else partitions
+        parts = [TopicPartition(topic, number) for number in numbers]
+        consumer.assign(parts)
+        await consumer.seek_to_beginning(*parts)
+        ends = await consumer.end_offsets(parts)
+        while not all([await consumer.position(part) >= ends[part] for part in parts]):
+            for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
+                values.update((record.key, record.value) for record in records)
+    return {key: value for key, value in values.items() if value is not None}
+
+
+@asynccontextmanager
+async def _started(client: Any, settings: Settings) -> AsyncIterator[None]:
+    try:
+        await client.start()
+    except (KafkaError, OSError) as error:
+        await client.stop()
+        raise BrokerUnavailable(
+            f"no Kafka broker answers at {settings.bootstrap_servers} (KAFKA_BOOTSTRAP_SERVERS): {error}"
+        ) from None
+    try:
+        yield
+    finally:
+        await client.stop()
