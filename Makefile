@@ -4,13 +4,12 @@ BIN := $(VENV)/bin
 STAMPS := .stamps
 JARS := .skustream/kafka-jars
 
-.PHONY: help setup demo test test-long lint clean
+.PHONY: help setup test test-long lint clean
 
 help:
 	@echo "make setup      virtual environment, dependencies, Kafka jars (all other targets do it)"
 	@echo "make test       lint, types and all tests, on a real local Kafka broker"
 	@echo "make test-long  also the long chaos and fuzz runs"
-	@echo "make demo       the main job on real Kafka with two simulated shops"
 
 setup: $(STAMPS)/venv $(STAMPS)/kafka
 
@@ -40,9 +39,6 @@ test: lint
 
 test-long: lint
 	$(BIN)/pytest -q
-
-demo: setup
-	$(BIN)/skustream demo
 
 clean:
 	rm -rf $(VENV) $(STAMPS) .skustream

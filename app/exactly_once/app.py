@@ -207,7 +207,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         for lane in lanes:
             if not lane.stores:
                 lane.open_stores()
-        async with Restorer(self) as restorer:
+        async with Restorer(self, list(self.lanes)) as restorer:
             for lane in lanes:
                 await restorer.restore(lane)
         if self.consumer_generation_id != generation:

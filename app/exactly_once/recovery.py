@@ -36,9 +36,14 @@ RETRY_PAUSE_S = 1.0
 class Restorer:
     """Reads changelogs and positions with a ``read_committed`` consumer of its own, without a group."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, partitions: Iterable[int]) -> None:
         self._app = app
         self._consumer: AIOKafkaConsumer
+        topics = [table.changelog for table in app.state_tables]
+        topics += [*app.source_topics, positions_topic(app.service)]
+        self._all = [TopicPartition(topic, number) for topic in topics for number in partitions]
+        self._begins: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
 
     async def __aenter__(self) -> Restorer:
         self._consumer = AIOKafkaConsumer(
@@ -49,6 +54,11 @@ class Restorer:
             max_partition_fetch_bytes=4 << 20,
         )
         await self._consumer.start()
+        # Assigned once and paused: each change of assignment would wait for a metadata update.
+        self._consumer.assign(self._all)
+        self._consumer.pause(*self._all)
+        self._begins = await self._consumer.beginning_offsets(self._all)
+        self._ends = await self._consumer.end_offsets(self._all)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -64,7 +74,7 @@ class Restorer:
     async def _restore_table(self, lane: Lane, table: Table[Any]) -> bool:
         """Restore one table; returns whether its changelog ever held anything."""
         tp = TopicPartition(table.changelog, lane.partition)
-        begin, end = await self._bounds(tp)
+        begin, end = self._begins[tp], self._ends[tp]
         store = lane.stores[table]
         if store.offset >= end:
             log.warning(
@@ -97,7 +107,7 @@ class Restorer:
         offsets: dict[str, int] = {}
         for topic in self._app.source_topics:
             tp = TopicPartition(topic, lane.partition)
-            begin, end = await self._bounds(tp)
+            begin, end = self._begins[tp], self._ends[tp]
             offset = found.offsets.get(topic, begin) if found else begin
             if not begin <= offset <= end:
                 raise PositionMissing(
@@ -109,7 +119,7 @@ class Restorer:
         return Position(offsets=offsets, stream_time_ms=found.stream_time_ms if found else 0)
 
     async def _last_position(self, tp: TopicPartition) -> Position | None:
-        begin, end = await self._bounds(tp)
+        begin, end = self._begins[tp], self._ends[tp]
         span = TAIL_RECORDS
         while end > begin:
             start = max(begin, end - span)
@@ -123,22 +133,16 @@ class Restorer:
             span *= 2
         return None
 
-    async def _bounds(self, tp: TopicPartition) -> tuple[int, int]:
-        self._consumer.assign([tp])
-        begins = await self._consumer.beginning_offsets([tp])
-        ends = await self._consumer.end_offsets([tp])
-        return begins[tp], ends[tp]
-
     async def _read(self, tp: TopicPartition, start: int, end: int) -> Any:
         """Committed records from ``start`` until the consumer's position reaches ``end``, batch by batch."""
         if start >= end:
             return
-        self._consumer.assign([tp])
         self._consumer.seek(tp, start)
+        self._consumer.resume(tp)
         loop = asyncio.get_running_loop()
         progress, reached = loop.time(), start
         while reached < end:
-            fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=RESTORE_RECORDS_A_POLL)
+            fetched = await self._consumer.getmany(tp, timeout_ms=POLL_MS, max_records=RESTORE_RECORDS_A_POLL)
             for records in fetched.values():
                 inside = [record for record in records if record.offset < end]
                 if inside:
@@ -148,6 +152,7 @@ class Restorer:
                 progress, reached = loop.time(), position
             elif loop.time() - progress > STALLED_AFTER_S:
                 raise Retry(f"reading {tp.topic}/{tp.partition} stalled at {reached}, its end is {end}")
+        self._consumer.pause(tp)
 
 
 class Recovery(FaustRecovery):  # type: ignore[misc]  # faust ships no types
