@@ -1,0 +1,290 @@
+"""The admin API of the simulator, under ``/_admin``: shoppers, stock by hand, faults, and the truth.
+
+Bodies and answers are JSON. 422 says what is wrong: a bad body, or something that the shop cannot do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from connectors.shopify.simulator import shopper
+from connectors.shopify.simulator.bodies import order_fields
+from connectors.shopify.simulator.delivery import Delivery, as_facts
+from connectors.shopify.simulator.faults import Faults, FaultSettings
+from connectors.shopify.simulator.graphql import Api
+from connectors.shopify.simulator.model import NotPossible, RestockType, ShopConfig, Webhook, level_gid
+from connectors.shopify.simulator.world import ShopState, World
+
+MAX_SHOWN = 100
+"""Pending webhooks that are listed one by one; the count is always whole."""
+
+
+class _Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request body; a field that nobody reads is a mistake of the caller."""
+
+
+class SetUpLocation(_Body, frozen=True, kw_only=True):
+    """A location of a shop."""
+
+    id: int
+    name: str
+
+
+class SetUpShop(_Body, frozen=True, kw_only=True):
+    """A new shop, or more locations or another plan for one that is there."""
+
+    domain: str
+    config: ShopConfig | None = None  # for a new shop
+    locations: list[SetUpLocation] = []
+    bucket_capacity: float = 2000.0
+    restore_rate: float | None = None  # points a second; the bucket is only changed when this is given
+
+
+class SetUpItem(_Body, frozen=True, kw_only=True):
+    """A new item. Ids are made when they are left out."""
+
+    sku: str
+    item: int | None = None
+    variant: int | None = None
+    tracked: bool = True
+    policy: Literal["DENY", "CONTINUE"] = "DENY"
+    price: str = "19.90"
+    available: dict[int, int] = {}  # location id to units
+
+
+class SetUpItems(_Body, frozen=True, kw_only=True):
+    """Many items of one shop."""
+
+    shop: str
+    items: list[SetUpItem]
+
+
+class Sell(_Body, frozen=True, kw_only=True):
+    """A shopper's click; ``location`` makes it a till's."""
+
+    shop: str
+    lines: list[shopper.Wanted]
+    location: int | None = None
+
+
+class Cancel(_Body, frozen=True, kw_only=True):
+    """Cancel an order."""
+
+    shop: str
+    order: int
+    restock: bool
+    refund: bool = True
+
+
+class Fulfil(_Body, frozen=True, kw_only=True):
+    """Ship lines of an order (line id to quantity), or all that is open."""
+
+    shop: str
+    order: int
+    lines: dict[int, int] | None = None
+    location: int | None = None
+
+
+class RefundOrder(_Body, frozen=True, kw_only=True):
+    """Refund lines of an order (line id to quantity)."""
+
+    shop: str
+    order: int
+    lines: dict[int, int]
+    restock_type: RestockType
+    location: int | None = None
+
+
+class Edit(_Body, frozen=True, kw_only=True):
+    """Change stock by hand, or stock an item at a location or no more."""
+
+    shop: str
+    item: int
+    location: int
+    delta: int | None = None
+    available: int | None = None
+    active: bool | None = None
+
+
+BodyT = TypeVar("BodyT")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Admin:
+    """The handlers."""
+
+    def __init__(self, world: World, api: Api, faults: Faults, delivery: Delivery) -> None:
+        self._world = world
+        self._api = api
+        self._faults = faults
+        self._delivery = delivery
+
+    def routes(self) -> list[web.RouteDef]:
+        """Everything under ``/_admin``."""
+        posts: dict[str, Handler] = {
+            "shops": _posted(SetUpShop, self.shops),
+            "items": _posted(SetUpItems, self.items),
+            "sell": _posted(Sell, self.sell),
+            "cancel": _posted(Cancel, self.cancel),
+            "fulfil": _posted(Fulfil, self.fulfil),
+            "refund": _posted(RefundOrder, self.refund),
+            "edit": _posted(Edit, self.edit),
+            "faults": _posted(FaultSettings, self.faults),
+        }
+        gets = {"stock": self.stock, "log": self.log, "pending": self.pending, "healthz": self.healthz}
+        return [
+            *(web.post(f"/_admin/{name}", handler) for name, handler in posts.items()),
+            *(web.get(f"/_admin/{name}", handler) for name, handler in gets.items()),
+        ]
+
+    def shops(self, body: SetUpShop) -> Any:
+        """Add a shop, locations, or a plan."""
+        if body.config is not None:
+            if body.config.domain != body.domain:
+                raise NotPossible(f"domain {body.domain} is not the config's {body.config.domain}")
+            self._world.add_shop(body.config)
+        shop = self._world.shop(body.domain)
+        for location in body.locations:
+            self._world.add_location(body.domain, location.id, location.name)
+        if body.restore_rate is not None:
+            self._api.set_bucket(shop, body.bucket_capacity, body.restore_rate)
+        return {"shop": body.domain, "locations": sorted(shop.locations)}
+
+    def items(self, body: SetUpItems) -> Any:
+        """Add items with their levels; nothing is sent for it."""
+        made = []
+        for each in body.items:
+            item = self._world.add_item(
+                body.shop, each.sku, item_id=each.item, variant_id=each.variant, tracked=each.tracked,
+                policy=each.policy, price=each.price, available=each.available,
+            )  # fmt: skip
+            made.append({"sku": item.sku, "item": item.id, "variant": item.variant_id})
+        return {"items": made}
+
+    def sell(self, body: Sell) -> Any:
+        """Place an order; ``accepted`` is false when something was sold out."""
+        sale = shopper.sell(self._world, body.shop, body.lines, body.location)
+        self._delivery.submit(sale.webhooks)
+        if sale.order is None:
+            return {"accepted": False, "order": None}
+        config = self._world.shop(body.shop).config
+        return {"accepted": True, "order": order_fields(config, sale.order)}
+
+    def cancel(self, body: Cancel) -> Any:
+        """Cancel an order."""
+        hooks = shopper.cancel(self._world, body.shop, body.order, restock=body.restock, refund=body.refund)
+        return self._order(body.shop, body.order, hooks)
+
+    def fulfil(self, body: Fulfil) -> Any:
+        """Ship."""
+        hooks = shopper.fulfil(self._world, body.shop, body.order, body.lines, body.location)
+        return self._order(body.shop, body.order, hooks)
+
+    def refund(self, body: RefundOrder) -> Any:
+        """Refund."""
+        hooks = shopper.refund(
+            self._world, body.shop, body.order, body.lines, body.restock_type, body.location
+        )
+        return self._order(body.shop, body.order, hooks)
+
+    def edit(self, body: Edit) -> Any:
+        """Change stock by hand."""
+        world = self._world
+        hooks: list[Webhook] = []
+        if body.active is not None:
+            hooks += shopper.set_active(world, body.shop, body.item, body.location, body.active)
+        if body.active is None or body.delta is not None or body.available is not None:
+            hooks += shopper.edit_stock(
+                world, body.shop, body.item, body.location, delta=body.delta, available=body.available
+            )
+        self._delivery.submit(hooks)
+        shop = world.shop(body.shop)
+        return {"webhooks": len(hooks), "available": shop.available(body.item, body.location)}
+
+    def faults(self, body: FaultSettings) -> Any:
+        """Replace all faults."""
+        self._faults.set(body)
+        return msgspec.to_builtins(body)
+
+    async def stock(self, request: web.Request) -> web.Response:
+        """All levels of all shops."""
+        levels = [row for shop in self._world.shops.values() for row in _levels(shop)]
+        return _json({"levels": levels})
+
+    async def log(self, request: web.Request) -> web.Response:
+        """The log, from the entry after ``?after=SEQ``."""
+        after = request.query.get("after", "0")
+        if not after.isdigit():
+            raise web.HTTPUnprocessableEntity(text=f"after: expected a number, got {after!r}")
+        entries = self._world.log[int(after) :]
+        return _json({"entries": entries, "last": len(self._world.log)})
+
+    async def pending(self, request: web.Request) -> web.Response:
+        """Webhooks under way; ``pending`` 0 is quiet."""
+        waiting = self._delivery.pending()
+        return _json(
+            {
+                "pending": len(waiting),
+                "delivered": self._delivery.delivered,
+                "dropped": self._delivery.dropped,
+                "webhooks": as_facts(waiting[:MAX_SHOWN]),
+            }
+        )
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """It runs."""
+        return _json({"status": "ok", "shops": sorted(self._world.shops)})
+
+    def _order(self, domain: str, order_id: int, hooks: list[Webhook]) -> Any:
+        self._delivery.submit(hooks)
+        shop = self._world.shop(domain)
+        return {"order": order_fields(shop.config, shop.order(order_id))}
+
+
+def _posted(kind: type[BodyT], act: Callable[[BodyT], Any]) -> Handler:
+    """A handler that decodes the body, acts, and answers with JSON."""
+    decoder = msgspec.json.Decoder(kind)
+
+    async def handler(request: web.Request) -> web.Response:
+        try:
+            return _json(act(decoder.decode(await request.read())))
+        except msgspec.ValidationError as error:
+            return _json({"error": str(error)}, status=422)
+        except msgspec.DecodeError as error:
+            return _json({"error": f"not JSON: {error}"}, status=422)
+        except NotPossible as error:
+            return _json({"error": str(error)}, status=422)
+
+    return handler
+
+
+def _levels(shop: ShopState) -> list[dict[str, Any]]:
+    rows = []
+    for level in shop.levels.values():
+        item = shop.items[level.item_id]
+        rows.append(
+            {
+                "shop": shop.config.domain,
+                "sku": item.sku,
+                "item": item.id,
+                "variant": item.variant_id,
+                "location": level.location_id,
+                "level": level_gid(level),
+                "active": level.active,
+                "available": level.available,
+                "committed": level.committed,
+                "on_hand": level.on_hand,
+            }
+        )
+    return rows
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json", charset="utf-8"
+    )
