@@ -16,9 +16,14 @@ from msgspec import ValidationError
 from app import kafka_tools, topics
 from app.errors import Misconfigured, SkustreamError
 from app.exactly_once.set_positions import Start, set_positions, show_positions
+from app.logs import configure_logs
 from app.records import Movement, MovementKind, Policy, State
-from app.services import SERVICES
+from app.services import SERVICES, WORKERS
+from app.services import run as run_service
 from app.settings import Settings, load_settings
+from app.shops import load_shops
+from connectors.shopify.simulator.delivery import RETRY_SCALE
+from connectors.shopify.simulator.server import serve as serve_simulator
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 
@@ -76,13 +81,39 @@ def _show_differences(differences: list[topics.Difference], as_json: bool) -> No
 
 
 @main.command("run")
-@click.argument("service", type=click.Choice(sorted(SERVICES)))
+@click.argument("service", type=click.Choice(SERVICES))
 @click.pass_obj
 def run(settings: Settings, service: str) -> None:
     """Run one service in the foreground until it is told to stop."""
-    app = SERVICES[service](settings)
-    sys.argv = [sys.argv[0], "worker", "--loglevel", settings.log_level]
-    app.main()
+    run_service(service, settings)
+
+
+@main.command("simulator")
+@click.option("--seed", type=int, default=1, show_default=True, help="Makes ids and faults repeatable.")
+@click.option(
+    "--webhook-url", help="Where webhooks are sent; the local receiver of these settings by default."
+)
+@click.option(
+    "--retry-scale",
+    type=click.FloatRange(0.0001, 1.0),
+    default=RETRY_SCALE,
+    show_default=True,
+    help="Webhook retries take Shopify's four hours times this.",
+)
+@click.pass_obj
+def simulator(settings: Settings, seed: int, webhook_url: str | None, retry_scale: float) -> None:
+    """Run the shops of the shops file as a Shopify simulator, with an admin API under /_admin."""
+    configure_logs("simulator", settings.log_level, as_json=settings.log_json)
+    receiver = f"http://{settings.receiver_host}:{settings.receiver_port}/webhooks/shopify"
+    serving = serve_simulator(
+        settings.receiver_host,
+        settings.simulator_port,
+        seed=seed,
+        webhook_url=webhook_url or receiver,
+        shops=load_shops(settings.shops_file),
+        retry_scale=retry_scale,
+    )
+    asyncio.run(serving)
 
 
 @main.group("movement")
@@ -190,7 +221,7 @@ def positions_group() -> None:
     """Where services go on reading; set only while a service is stopped."""
 
 
-service_argument = click.argument("service", type=click.Choice(sorted(SERVICES)))
+service_argument = click.argument("service", type=click.Choice(sorted(WORKERS)))
 
 
 @positions_group.command("show")
@@ -210,7 +241,7 @@ def positions_show(settings: Settings, service: str, as_json: bool) -> None:
 @click.pass_obj
 def positions_set(settings: Settings, service: str, start: str, as_json: bool) -> None:
     """Make a stopped service go on somewhere else; refused while it runs."""
-    sources = SERVICES[service](settings).source_topics
+    sources = WORKERS[service](settings).source_topics
     _show_positions(
         asyncio.run(
             set_positions(service, settings.kafka_options(), settings.partitions, sources, Start(start))

@@ -394,6 +394,41 @@ class LevelChange(Record, frozen=True, kw_only=True):
     updated_at: Instant | None = None
 
 
+class CatalogRef(Record, frozen=True, kw_only=True):
+    """Another object that a catalog webhook names."""
+
+    id: int | str | None = None
+    sku: str | None = None
+    status: str | None = None
+    inventory_item_id: int | None = None
+    assigned_location_id: int | str | None = None
+    quantity: int | None = None
+
+
+class CatalogChange(Record, frozen=True, kw_only=True):
+    """Any other webhook (topic ``shopify.catalog``): which object changed, nothing about persons."""
+
+    id: int | str | None = None
+    admin_graphql_api_id: str | None = None
+    updated_at: str | None = None
+    sku: str | None = None
+    tracked: bool | None = None
+    active: bool | None = None
+    status: str | None = None
+    order_id: int | str | None = None
+    inventory_item_id: int | None = None
+    location_id: int | None = None
+    destination_location_id: int | str | None = None
+    current: list[str] | None = None  # app/scopes_update
+    previous: list[str] | None = None
+    variants: list[CatalogRef] | None = None
+    source_location: CatalogRef | None = None
+    fulfillment_order: CatalogRef | None = None
+    original_fulfillment_order: CatalogRef | None = None
+    moved_fulfillment_order: CatalogRef | None = None
+    fulfillment_order_line_items_requested: list[CatalogRef] | None = None
+
+
 # --- dead letters --------------------------------------------------------------------------
 
 

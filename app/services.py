@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Callable
 
 import agents.stock
+from app import receiver, topics
 from app.dead_letters import dead_letter
 from app.exactly_once import App
+from app.logs import configure_logs
 from app.settings import Settings
 
 
@@ -18,8 +22,23 @@ def stock(settings: Settings) -> App:
     return app
 
 
-SERVICES: dict[str, Callable[[Settings], App]] = {"stock": stock}
+WORKERS: dict[str, Callable[[Settings], App]] = {"stock": stock}
 """The services that are Faust workers, by name."""
+
+SERVICES = ("receiver", *WORKERS)
+"""All services."""
+
+
+def run(service: str, settings: Settings) -> None:
+    """Run a service in the foreground until it is told to stop; a worker ends the process."""
+    configure_logs(service, settings.log_level, as_json=settings.log_json)
+    if service == "receiver":
+        asyncio.run(receiver.serve(settings))
+        return
+    app = WORKERS[service](settings)
+    asyncio.run(topics.require(settings, app.needed_topics()))
+    sys.argv = [sys.argv[0], "worker", "--loglevel", settings.log_level]
+    app.main()
 
 
 def _app(service: str, settings: Settings, port: int) -> App:

@@ -160,6 +160,20 @@ async def apply(settings: Settings, topics: Iterable[TopicSpec] = TOPICS) -> lis
     return differences
 
 
+async def require(settings: Settings, names: Iterable[str]) -> None:
+    """Check that topics are there as declared, before a service starts on them.
+
+    Raises:
+        TopicMismatch: naming the topics that are missing or differ, and the command that creates them.
+        BrokerUnavailable: when no broker answers.
+    """
+    wanted = set(names)
+    differences = await plan(settings, [spec for spec in TOPICS if spec.name in wanted])
+    if differences:
+        found = "; ".join(f"{one.topic}: {one.action} {one.detail}" for one in differences)
+        raise TopicMismatch(f"topics are not as declared; see 'skustream topics plan': {found}")
+
+
 async def _create(settings: Settings, new: list[NewTopic]) -> None:
     admin = await _admin(settings)
     try:

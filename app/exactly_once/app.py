@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ FENCE_LIMIT_S = 8.0
 """Fencing runs inside the rebalance callback, without heartbeats: it must end before the session does."""
 REOPEN_BUDGET_S = 120.0
 """A worker with a failed lane that is not up again by then ends, loudly: no worker looks alive without it."""
+_KEEP_LOGGING = {"version": 1, "incremental": True}
+"""Whoever starts the worker sets up logging; Faust's own set-up would replace it."""
 POLL_RECORDS = 5_000
 FETCH_BYTES = 8 << 20
 
@@ -104,6 +107,8 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             web_port=web_port,
             web_host=web_host,
             worker_redirect_stdouts=False,
+            loghandlers=list(logging.root.handlers),
+            logging_config=dict(_KEEP_LOGGING) if logging.root.handlers else None,
             TableManager=TableManager,
         )
         self.transport = Transport(self.conf.broker_consumer, self)
@@ -149,6 +154,12 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
     def source_topics(self) -> list[str]:
         """The names of the declared batch topics."""
         return list(self._routes)
+
+    def needed_topics(self) -> list[str]:
+        """Every topic without which the service cannot run: sources, changelogs, positions, dead letters."""
+        changelogs = [table.changelog for table in self.state_tables]
+        own = [f"skustream.{self.service}.positions", f"dead-letters.{self.service}"]
+        return [*self._routes, *changelogs, *own]
 
     def route_of(self, topic: str) -> Route | None:
         """The routing function of a source topic."""

@@ -1,0 +1,251 @@
+"""The receiver: webhooks in over HTTP, one acknowledged Kafka record out for each.
+
+200 is answered only when all in-sync replicas have the record; anything else makes Shopify send it again.
+Shopify gives a delivery five seconds, so everything here has four.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import prometheus_client
+import structlog
+from aiohttp import web
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from prometheus_client import Counter, Histogram
+
+from app.errors import Misconfigured, Rejected
+from app.exactly_once.partitioner import partition_of
+from app.records import DeadLetter, Record, encode, headers
+from app.settings import Settings
+from app.shops import Shop, load_shops
+from connectors.shopify.webhooks import BODY_LIMIT_BYTES, Body, Delivery, Refused, accept, read_headers, scrub
+
+ANSWER_LIMIT_S = 4.0
+RECONNECT_S = 1.0
+READY_LIMIT_S = 2.0
+STOP_LIMIT_S = 5.0
+MAX_REQUEST_BYTES = 9 << 20
+SERVICE = "receiver"
+
+RECEIVED = Counter("skustream_webhooks_total", "Webhooks stored", ["topic"])
+REFUSED = Counter("skustream_webhooks_refused_total", "Webhooks not answered with 200", ["reason"])
+DEAD = Counter("skustream_webhooks_dead_lettered_total", "Signed webhooks of an unexpected shape", ["topic"])
+SECONDS = Histogram("skustream_webhook_seconds", "From the first byte to the answer")
+
+log = structlog.get_logger(__name__)
+
+
+class Kafka:
+    """The producer, connected whenever there is a broker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+        self._connecting: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Start to connect; until that has worked everything is answered with 503."""
+        self._connecting = asyncio.get_running_loop().create_task(self._connect(), name="connect")
+
+    async def close(self) -> None:
+        """Send what is waiting, within a limit, and disconnect."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait({self._connecting})
+        if self._producer is not None:
+            try:
+                await asyncio.wait_for(self._producer.stop(), STOP_LIMIT_S)
+            except (TimeoutError, KafkaError) as error:
+                log.warning("the producer did not stop cleanly", error=repr(error))
+
+    async def store(self, topic: str, key: bytes, route: bytes, record: Record, correlation_id: str) -> None:
+        """Return when all in-sync replicas have the record.
+
+        Raises:
+            KafkaError: when that is not known.
+        """
+        if self._producer is None:
+            raise KafkaError("not connected yet")
+        future = await self._producer.send(
+            topic,
+            encode(record),
+            key,
+            partition=partition_of(route, self._settings.partitions),
+            headers=headers(record, correlation_id),
+        )
+        # The limit on the answer must not cancel the producer's own future; its late error is nobody's.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(future)
+
+    async def answers(self) -> bool:
+        """Whether a broker answers now."""
+        if self._producer is None:
+            return False
+        try:
+            await asyncio.wait_for(self._producer.client.fetch_all_metadata(), READY_LIMIT_S)
+        except (KafkaError, TimeoutError):
+            return False
+        return True
+
+    async def _connect(self) -> None:
+        while True:
+            producer = AIOKafkaProducer(
+                **self._settings.kafka_options(),
+                acks="all",
+                enable_idempotence=True,
+                compression_type="lz4",
+                max_request_size=MAX_REQUEST_BYTES,
+            )
+            try:
+                await producer.start()
+            except (KafkaError, OSError) as error:
+                await producer.stop()
+                log.warning("no Kafka broker answers", setting="KAFKA_BOOTSTRAP_SERVERS", error=repr(error))
+                await asyncio.sleep(RECONNECT_S)
+                continue
+            self._producer = producer
+            return
+
+
+class Receiver:
+    """The handlers."""
+
+    def __init__(
+        self, shops: Mapping[str, Shop], kafka: Kafka, *, body_limit: int = BODY_LIMIT_BYTES
+    ) -> None:
+        self._shops = shops
+        self._kafka = kafka
+        self._body_limit = body_limit
+
+    def routes(self) -> list[web.RouteDef]:
+        """The receiver's paths."""
+        return [
+            web.post("/webhooks/shopify", self.shopify),
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics),
+        ]
+
+    async def shopify(self, request: web.Request) -> web.Response:
+        """Take one webhook."""
+        with SECONDS.time():
+            try:
+                async with asyncio.timeout(ANSWER_LIMIT_S):
+                    await self._take(request)
+            except Refused as error:
+                return _refused(request, error.status, error.reason, str(error))
+            except TimeoutError:
+                return _refused(
+                    request, 503, "timeout", f"not stored within {ANSWER_LIMIT_S:g} s; send it again"
+                )
+            except KafkaError as error:
+                return _refused(request, 503, "kafka", f"not stored: {type(error).__name__}; send it again")
+        return web.Response()
+
+    async def _take(self, request: web.Request) -> None:
+        delivery = read_headers(request.headers)
+        shop = self._shops.get(delivery.shop)
+        if shop is None:
+            raise Refused(404, "unknown_shop", f"the shops file has no shop {delivery.shop[:80]!r}")
+        body = Body(shop.webhook_secrets, self._body_limit)
+        async for chunk in request.content.iter_any():
+            body.feed(chunk)
+        if not body.signed_with(delivery.signature):
+            raise Refused(401, "bad_signature", "no secret of this shop made the signature")
+        try:
+            record = accept(delivery, body, datetime.now(UTC))
+        except Refused:
+            raise
+        except Rejected as error:
+            await self._dead_letter(delivery, body, error)
+            return
+        await self._kafka.store(record.topic, record.key, record.route, record.envelope, delivery.event_id)
+        RECEIVED.labels(delivery.topic).inc()
+
+    async def _dead_letter(self, delivery: Delivery, body: Body, error: Rejected) -> None:
+        value = b"" if body.oversized else scrub(body.kept)
+        letter = DeadLetter(
+            service=SERVICE,
+            topic=delivery.topic,
+            partition=-1,
+            offset=-1,
+            error=type(error).__name__,
+            message=str(error),
+            headers={"X-Shopify-Webhook-Id": delivery.webhook_id, "X-Shopify-Shop-Domain": delivery.shop},
+            value=b64encode(value).decode(),
+            failed_at=datetime.now(UTC),
+        )
+        key = delivery.shop.encode()
+        await self._kafka.store(f"dead-letters.{SERVICE}", key, key, letter, delivery.event_id)
+        DEAD.labels(delivery.topic).inc()
+        log.warning("a webhook was dead-lettered", shop=delivery.shop, topic=delivery.topic, error=str(error))
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """The process runs."""
+        return web.json_response({"ok": True, "service": SERVICE})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Whether webhooks can be stored: a broker answers."""
+        ready = await self._kafka.answers()
+        return web.json_response({"ok": ready, "service": SERVICE}, status=200 if ready else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Prometheus metrics."""
+        return web.Response(body=prometheus_client.generate_latest(), content_type="text/plain")
+
+
+def make_app(
+    shops: Mapping[str, Shop], kafka: Kafka, *, body_limit: int = BODY_LIMIT_BYTES
+) -> web.Application:
+    """The aiohttp application."""
+    app = web.Application()
+    app.add_routes(Receiver(shops, kafka, body_limit=body_limit).routes())
+    return app
+
+
+async def serve(
+    settings: Settings, stop_on: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
+) -> None:
+    """Run the receiver until a signal.
+
+    Raises:
+        Misconfigured: naming the port that is taken, or what is wrong with the shops file.
+    """
+    shops = load_shops(settings.shops_file)
+    kafka = Kafka(settings)
+    stop = asyncio.Event()
+    for number in stop_on:
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    runner = web.AppRunner(make_app(shops, kafka), access_log=None)
+    await runner.setup()
+    kafka.open()
+    try:
+        try:
+            await web.TCPSite(runner, settings.receiver_host, settings.receiver_port).start()
+        except OSError as error:
+            raise Misconfigured(
+                f"SKUSTREAM_RECEIVER_PORT {settings.receiver_port}: cannot listen: {error.strerror}"
+            ) from None
+        log.info(
+            "receiver started", host=settings.receiver_host, port=settings.receiver_port, shops=len(shops)
+        )
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+        await kafka.close()
+
+
+def _refused(request: web.Request, status: int, reason: str, message: str) -> web.Response:
+    REFUSED.labels(reason).inc()
+    shop = request.headers.get("X-Shopify-Shop-Domain", "")[:80]
+    topic = request.headers.get("X-Shopify-Topic", "")[:80]
+    log.warning(
+        "a webhook was refused", status=status, reason=reason, shop=shop, topic=topic, message=message
+    )
+    return web.json_response({"error": message}, status=status)

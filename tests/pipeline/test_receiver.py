@@ -1,0 +1,164 @@
+"""The receiver over real HTTP and real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+from support.kafka_io import read_all
+
+from app import topics
+from app.exactly_once.partitioner import partition_of
+from app.local_kafka import LocalKafka, external_bootstrap, free_port
+from app.receiver import Kafka, make_app
+from app.records import DeadLetter, Envelope
+from app.settings import Settings
+from app.shops import Shop
+
+pytestmark = pytest.mark.kafka
+SHOP = "receiver.myshopify.com"
+SECRET = "example-secret"
+LIMIT = 64 << 10
+
+
+def settings_for(bootstrap: str) -> Settings:
+    return Settings(KAFKA_BOOTSTRAP_SERVERS=bootstrap)  # type: ignore[call-arg]  # pydantic reads the alias
+
+
+class Client:
+    """Sends webhooks to a receiver of its own."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+
+    async def send(self, topic: str, body: Any, **changed: str | None) -> tuple[int, str]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        signature = base64.b64encode(hmac.new(SECRET.encode(), data, hashlib.sha256).digest()).decode()
+        headers = {
+            "X-Shopify-Topic": topic,
+            "X-Shopify-Shop-Domain": SHOP,
+            "X-Shopify-Hmac-Sha256": signature,
+            "X-Shopify-Webhook-Id": "w-1",
+            "X-Shopify-Event-Id": "event-1",
+        }
+        merged = {**headers, **{name.replace("_", "-"): value for name, value in changed.items()}}
+        present = {name: value for name, value in merged.items() if value is not None}
+        async with self._session.post(f"{self._url}/webhooks/shopify", data=data, headers=present) as answer:
+            return answer.status, await answer.text()
+
+    async def get(self, path: str) -> tuple[int, str]:
+        async with self._session.get(f"{self._url}{path}") as answer:
+            return answer.status, await answer.text()
+
+
+@pytest.fixture
+async def receiver(kafka: str) -> AsyncIterator[Client]:
+    settings = settings_for(kafka)
+    await topics.apply(settings)
+    async for client in _receiver(settings):
+        yield client
+
+
+async def _receiver(settings: Settings) -> AsyncIterator[Client]:
+    shop = Shop(domain=SHOP, api_url="", access_token="", webhook_secrets=(SECRET,), default_location_id=1)
+    producer = Kafka(settings)
+    runner = web.AppRunner(make_app({SHOP: shop}, producer, body_limit=LIMIT))
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    producer.open()
+    try:
+        async with aiohttp.ClientSession() as session:
+            client = Client(session, f"http://127.0.0.1:{port}")
+            async with asyncio.timeout(30):
+                while not await producer.answers():
+                    await client.get("/readyz")
+            yield client
+    finally:
+        await runner.cleanup()
+        await producer.close()
+
+
+def order(order_id: int) -> dict[str, Any]:
+    at = "2026-11-02T09:15:03+01:00"
+    return {"id": order_id, "created_at": at, "updated_at": at, "email": "shopper@example.com"}
+
+
+async def stored(kafka: str, topic: str, key: bytes) -> list[Any]:
+    partitions = settings_for(kafka).partitions
+    return [record for record in await read_all(kafka, topic, partitions) if record.key == key]
+
+
+async def test_a_webhook_is_in_kafka_when_it_is_answered_with_200(kafka: str, receiver: Client) -> None:
+    assert (await receiver.send("orders/create", order(71)))[0] == 200
+    [record] = await stored(kafka, "shopify.orders", f"{SHOP}/71".encode())
+    envelope = msgspec.json.decode(record.value, type=Envelope)
+    assert (envelope.shop, envelope.topic, envelope.order_id) == (SHOP, "orders/create", 71)
+    assert b"shopper@example.com" not in record.value
+    assert dict(record.headers) == {"schema": b"webhook/1", "correlation_id": b"event-1"}
+    assert record.partition == partition_of(record.key, settings_for(kafka).partitions)
+
+
+async def test_refusals_name_their_reason_and_are_counted(receiver: Client) -> None:
+    body = order(72)
+    assert await receiver.send("orders/create", body, X_Shopify_Shop_Domain=None) == (
+        400,
+        '{"error": "header X-Shopify-Shop-Domain is missing"}',
+    )
+    assert (await receiver.send("orders/create", body, X_Shopify_Shop_Domain="other.myshopify.com"))[0] == 404
+    assert (await receiver.send("orders/create", body, X_Shopify_Hmac_Sha256="bm8="))[0] == 401
+    assert (await receiver.send("orders/create", b"{"))[0] == 400
+    metrics = (await receiver.get("/metrics"))[1]
+    for reason in ("missing_header", "unknown_shop", "bad_signature", "not_json"):
+        assert f'skustream_webhooks_refused_total{{reason="{reason}"}}' in metrics
+
+
+async def test_a_signed_webhook_that_cannot_be_used_is_dead_lettered(kafka: str, receiver: Client) -> None:
+    assert (await receiver.send("orders/create", {**order(73), "updated_at": "yesterday"}))[0] == 200
+    letters = [
+        msgspec.json.decode(record.value, type=DeadLetter)
+        for record in await stored(kafka, "dead-letters.receiver", SHOP.encode())
+    ]
+    [letter] = [one for one in letters if "updated_at" in one.message]
+    assert letter.topic == "orders/create"
+    assert b"shopper@example.com" not in base64.b64decode(letter.value)
+
+
+async def test_a_body_over_the_limit_is_answered_and_leaves_a_marker(kafka: str, receiver: Client) -> None:
+    assert (await receiver.send("orders/updated", {**order(74), "note": "x" * 3 * LIMIT}))[0] == 200
+    [record] = await stored(kafka, "shopify.orders", f"{SHOP}/74".encode())
+    assert msgspec.json.decode(record.value, type=Envelope).oversized
+
+
+@pytest.mark.skipif(external_bootstrap() is not None, reason="stops its own broker")
+async def test_without_a_broker_503_and_after_its_return_200(tmp_path: Path) -> None:
+    broker = LocalKafka(tmp_path)
+    broker.start()
+    try:
+        settings = settings_for(broker.bootstrap_servers)
+        await topics.apply(settings)
+        async for client in _receiver(settings):
+            assert (await client.send("orders/create", order(80)))[0] == 200
+            broker.kill()
+            status, text = await client.send("orders/create", order(81))
+            assert status == 503
+            assert "send it again" in text
+            assert (await client.get("/readyz"))[0] == 503
+            broker.start()
+            async with asyncio.timeout(60):
+                while (await client.send("orders/create", order(81)))[0] != 200:
+                    pass
+        assert await stored(broker.bootstrap_servers, "shopify.orders", f"{SHOP}/81".encode())
+    finally:
+        broker.stop()
