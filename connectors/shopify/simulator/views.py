@@ -99,7 +99,21 @@ def node_by(shop: ShopState, value: str) -> View | None:
         or item_by(shop, number_of("InventoryItem", value))
         or order_by(shop, number_of("Order", value))
         or location_by(shop, number_of("Location", value))
+        or _part_by(shop, value)
     )
+
+
+def _part_by(shop: ShopState, value: str) -> View | None:
+    """The fulfilment or the refund with this GID."""
+    fulfillment, refund = number_of("Fulfillment", value), number_of("Refund", value)
+    for order in shop.orders.values():
+        for sent in order.fulfillments:
+            if sent.id == fulfillment:
+                return _fulfillment(shop, order, sent)
+        for given in order.refunds:
+            if given.id == refund:
+                return _refund(shop, order, given)
+    return None
 
 
 def item_by(shop: ShopState, item_id: int | None) -> View | None:

@@ -1,0 +1,389 @@
+"""One shop's Admin API: the calls we make, its budget, and what each way of failing means.
+
+The meaning of errors follows shopify.dev: "Response codes", "API limits", "Implementing idempotency".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+import structlog
+from gql import GraphQLRequest
+from gql.transport.aiohttp import AIOHTTPTransport
+from gql.transport.exceptions import TransportError
+from graphql import ExecutionResult
+from msgspec import Raw, Struct
+
+from app.errors import OutcomeUnknown, Rejected, Retry
+from app.records import Fulfillment, FulfillmentLine, Order, OrderLine, Refund, RefundLine
+from app.shops import Shop
+from connectors.shopify import documents
+
+CALL_LIMIT_S = 30.0
+"""A call of 250 entries takes Shopify seconds; an answer after this is treated as lost."""
+PAGE = 100
+LEVELS_A_READ = 100
+"""Items of one read: its cost stays far below the 1000 points of a single query."""
+UNKNOWN = frozenset({"INTERNAL_SERVER_ERROR", "TIMEOUT"})
+UNAVAILABLE = frozenset({"ACCESS_DENIED", "SHOP_INACTIVE", "UNAUTHENTICATED"})
+UNAVAILABLE_STATUS = frozenset({401, 402, 403, 404, 423})
+
+log = structlog.get_logger(__name__)
+
+
+class Throttled(Retry):
+    """The bucket is empty; ``wait_s`` says for how long."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"throttled; again in {wait_s:.1f} s")
+        self.wait_s = wait_s
+
+
+class ShopUnavailable(Retry):
+    """The shop does not let us in: token, scope, plan or domain. Nothing was executed."""
+
+
+class CallRefused(Rejected):
+    """The whole call was refused, before anything was executed."""
+
+
+class UserFault(Struct, frozen=True, kw_only=True):
+    """A ``userErrors`` entry: nothing of the call was executed."""
+
+    message: str
+    code: str | None = None
+    field: list[str] | None = None
+
+    @property
+    def index(self) -> int | None:
+        """The index of the array entry that is to blame, when the path names one."""
+        return next((int(part) for part in self.field or () if part.isdigit()), None)
+
+
+class Budget:
+    """What we know of a shop's cost bucket, in points."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._available = self._capacity = 0.0
+        self._restore = 0.0  # points a second; 0: nothing known yet
+        self._at = monotonic()
+
+    def learn(self, status: Mapping[str, float]) -> None:
+        """Take the ``throttleStatus`` of an answer."""
+        self._available = float(status["currentlyAvailable"])
+        self._capacity = float(status["maximumAvailable"])
+        self._restore = float(status["restoreRate"])
+        self._at = self._monotonic()
+
+    def pause_s(self, cost: float) -> float:
+        """How long to wait before a call: nothing while the bucket is half full, else as fast as it fills.
+
+        Waiting costs little: what changes meanwhile goes into the same call.
+        """
+        if not self._restore:
+            return 0.0
+        now = min(self._capacity, self._available + (self._monotonic() - self._at) * self._restore)
+        if now >= self._capacity / 2:
+            return 0.0
+        return max(cost, cost - now) / self._restore
+
+
+class ShopClient:
+    """Calls one shop."""
+
+    def __init__(self, shop: Shop, *, limit_s: float = CALL_LIMIT_S) -> None:
+        self.shop = shop
+        self.budget = Budget()
+        self._limit_s = limit_s
+        self._opening = asyncio.Lock()
+        self._transport: AIOHTTPTransport | None = None
+        self._told_version = ""
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._transport is not None:
+            await self._transport.close()
+            self._transport = None
+
+    async def adjust(self, variables: bytes) -> list[UserFault]:
+        """Send the stored variables of an adjustment, byte for byte; an empty list is success.
+
+        Raises:
+            OutcomeUnknown: it may have been executed; send the same bytes again.
+            Throttled, ShopUnavailable, CallRefused: it was not executed, or the key will tell.
+        """
+        data = await self._call(documents.ADJUST, Raw(variables))
+        answer = data["inventoryAdjustQuantities"]
+        if answer is None:
+            raise OutcomeUnknown(f"{self.shop.domain}: no payload and no error")
+        return msgspec.convert(answer["userErrors"], list[UserFault])
+
+    async def levels(self, location_id: int, items: Iterable[int]) -> dict[int, int | None]:
+        """``available + committed`` of items at a location, in units; None: there is no such item."""
+        wanted = list(items)
+        found: dict[int, int | None] = {}
+        for start in range(0, len(wanted), LEVELS_A_READ):
+            part = wanted[start : start + LEVELS_A_READ]
+            variables = {
+                "items": [f"gid://shopify/InventoryItem/{item}" for item in part],
+                "location": f"gid://shopify/Location/{location_id}",
+            }
+            data = await self._call(documents.LEVELS, variables)
+            found.update(zip(part, map(_units, data["nodes"]), strict=True))
+        return found
+
+    async def order(self, order_id: int) -> Order | None:
+        """An order as it is now, in the shape of its webhook; None when the shop has no such order."""
+        gid = f"gid://shopify/Order/{order_id}"
+        lines: list[Any] = []
+        after = None
+        while True:
+            data = await self._call(documents.ORDER, {"id": gid, "first": PAGE, "after": after})
+            if data["order"] is None:
+                return None
+            page = data["order"]["lineItems"]
+            lines += page["nodes"]
+            if not page["pageInfo"]["hasNextPage"]:
+                break
+            after = page["pageInfo"]["endCursor"]
+        told = data["order"]
+        fulfillments = [
+            _fulfillment(one, await self._lines(documents.FULFILLMENT_LINES, one["id"]))
+            for one in told["fulfillments"]
+        ]
+        refunds = [
+            _refund(order_id, one, await self._lines(documents.REFUND_LINES, one["id"]))
+            for one in told["refunds"]
+        ]
+        return _order(order_id, told, [_line(one) for one in lines], fulfillments, refunds)
+
+    async def _lines(self, document: GraphQLRequest, gid: str) -> list[Any]:
+        lines: list[Any] = []
+        after = None
+        while True:
+            data = await self._call(document, {"id": gid, "first": PAGE, "after": after})
+            if data["node"] is None:
+                return lines
+            page = data["node"]["lines"]
+            lines += page["nodes"]
+            if not page["pageInfo"]["hasNextPage"]:
+                return lines
+            after = page["pageInfo"]["endCursor"]
+
+    async def _call(self, document: GraphQLRequest, variables: Any) -> Mapping[str, Any]:
+        transport = await self._open()
+        try:
+            async with asyncio.timeout(self._limit_s):
+                result = await transport.execute(GraphQLRequest(document, variable_values=variables))
+        except TimeoutError:
+            raise OutcomeUnknown(f"{self.shop.domain}: no answer within {self._limit_s:g} s") from None
+        except TransportError as error:
+            raise _transport_fault(self.shop.domain, error) from error
+        self._check_version(transport)
+        cost = (result.extensions or {}).get("cost")
+        if cost:
+            self.budget.learn(cost["throttleStatus"])
+        if result.errors:
+            raise _graphql_fault(self.shop.domain, result, cost)
+        if result.data is None:
+            raise OutcomeUnknown(f"{self.shop.domain}: neither data nor errors")
+        return result.data
+
+    async def _open(self) -> AIOHTTPTransport:
+        async with self._opening:
+            if self._transport is None:
+                url = f"{self.shop.api_url}/admin/api/{documents.API_VERSION}/graphql.json"
+                transport = AIOHTTPTransport(
+                    url,
+                    headers={"X-Shopify-Access-Token": self.shop.access_token},
+                    json_serialize=_serialize,
+                    client_session_args={"raise_for_status": _raise_for_status},
+                )
+                await transport.connect()
+                self._transport = transport
+            return self._transport
+
+    def _check_version(self, transport: AIOHTTPTransport) -> None:
+        headers: Mapping[str, str] = transport.response_headers or {}
+        served = headers.get("X-Shopify-API-Version", "")
+        if served not in ("", documents.API_VERSION, self._told_version):
+            self._told_version = served
+            log.error(
+                "the shop answers with another API version than asked for",
+                shop=self.shop.domain,
+                asked=documents.API_VERSION,
+                served=served,
+            )
+
+
+class ShopClients:
+    """The clients of all configured shops, made when they are first needed."""
+
+    def __init__(self, shops: Mapping[str, Shop]) -> None:
+        self.shops = shops
+        self._clients: dict[str, ShopClient] = {}
+
+    def of(self, domain: str) -> ShopClient:
+        """The client of a shop.
+
+        Raises:
+            ShopUnavailable: when the shops file does not have it (any more).
+        """
+        if domain not in self.shops:
+            raise ShopUnavailable(f"the shops file (SKUSTREAM_SHOPS_FILE) has no shop {domain}")
+        return self._clients.setdefault(domain, ShopClient(self.shops[domain]))
+
+    async def close(self) -> None:
+        """Close all of them."""
+        for client in self._clients.values():
+            await client.close()
+
+
+class _Status(Exception):  # carries an HTTP status through gql
+    def __init__(self, status: int, retry_after: str, text: str) -> None:
+        super().__init__(f"HTTP {status}: {text[:200]}")
+        self.status = status
+        self.retry_after = retry_after
+
+
+async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
+    if response.status != 200:
+        raise _Status(response.status, response.headers.get("Retry-After", ""), await response.text())
+
+
+def _serialize(payload: Any) -> str:
+    return msgspec.json.encode(payload).decode()
+
+
+def _transport_fault(domain: str, error: TransportError) -> Exception:
+    cause = error.__cause__
+    if not isinstance(cause, _Status):
+        return OutcomeUnknown(f"{domain}: {type(cause or error).__name__}: {cause or error}")
+    if cause.status == 429:
+        return Throttled(_seconds(cause.retry_after))
+    if cause.status in UNAVAILABLE_STATUS:
+        return ShopUnavailable(f"{domain}: {cause}")
+    if cause.status < 500:
+        return CallRefused(f"{domain}: {cause}")
+    return OutcomeUnknown(f"{domain}: {cause}")
+
+
+def _seconds(retry_after: str) -> float:
+    try:
+        return max(0.1, float(retry_after))
+    except ValueError:
+        return 1.0
+
+
+def _graphql_fault(domain: str, result: ExecutionResult, cost: Mapping[str, Any] | None) -> Exception:
+    errors: Any = result.errors
+    if not isinstance(errors, list):
+        return OutcomeUnknown(f"{domain}: {errors}")
+    codes = {str((error.get("extensions") or {}).get("code", "")) for error in errors}
+    message = "; ".join(str(error.get("message")) for error in errors)
+    if "THROTTLED" in codes:
+        return Throttled(_bucket_wait_s(cost))
+    if codes & UNKNOWN:
+        return OutcomeUnknown(f"{domain}: {message}")
+    if codes & UNAVAILABLE:
+        return ShopUnavailable(f"{domain}: {message}")
+    return CallRefused(f"{domain}: {', '.join(sorted(codes))}: {message}")
+
+
+def _bucket_wait_s(cost: Mapping[str, Any] | None) -> float:
+    """Until the bucket has what the call asks for; at least the second that Shopify recommends."""
+    if not cost:
+        return 1.0
+    status = cost["throttleStatus"]
+    missing = float(cost["requestedQueryCost"]) - float(status["currentlyAvailable"])
+    return max(1.0, missing / float(status["restoreRate"]))
+
+
+def _units(node: Mapping[str, Any] | None) -> int | None:
+    if not node:
+        return None
+    level = node["inventoryLevel"]
+    return sum(each["quantity"] for each in level["quantities"]) if level else 0
+
+
+def _number(gid: str) -> int:
+    return int(gid.rsplit("/", 1)[1].partition("?")[0])
+
+
+def _legacy_id(node: Mapping[str, Any] | None) -> int | None:
+    return int(node["legacyResourceId"]) if node else None
+
+
+def _line(node: Mapping[str, Any]) -> OrderLine:
+    variant = node["variant"]
+    return OrderLine(
+        id=_number(node["id"]),
+        quantity=node["quantity"],
+        current_quantity=node["currentQuantity"],
+        fulfillable_quantity=node["unfulfilledQuantity"],
+        variant_id=_legacy_id(variant),
+        sku=node["sku"] or None,
+        variant_inventory_management="shopify" if variant and variant["inventoryItem"]["tracked"] else None,
+    )
+
+
+def _fulfillment(node: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Fulfillment:
+    fields = {
+        "id": int(node["legacyResourceId"]),
+        "status": node["status"].lower(),
+        "created_at": node["createdAt"],
+        "updated_at": node["updatedAt"],
+        "location_id": _legacy_id(node["location"]),
+        "line_items": [
+            FulfillmentLine(id=_number(line["lineItem"]["id"]), quantity=line["quantity"] or 0)
+            for line in lines
+        ],
+    }
+    return msgspec.convert(fields, Fulfillment)
+
+
+def _refund(order_id: int, node: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Refund:
+    fields = {
+        "id": int(node["legacyResourceId"]),
+        "order_id": order_id,
+        "created_at": node["createdAt"],
+        "refund_line_items": [
+            RefundLine(
+                id=_number(line["id"]),
+                line_item_id=_number(line["lineItem"]["id"]),
+                quantity=line["quantity"],
+                restock_type=line["restockType"].lower(),
+                location_id=_legacy_id(line["location"]),
+            )
+            for line in lines
+        ],
+    }
+    return msgspec.convert(fields, Refund)
+
+
+def _order(
+    order_id: int,
+    told: Mapping[str, Any],
+    lines: list[OrderLine],
+    fulfillments: list[Fulfillment],
+    refunds: list[Refund],
+) -> Order:
+    fields = {
+        "id": order_id,
+        "created_at": told["createdAt"],
+        "updated_at": told["updatedAt"],
+        "cancelled_at": told["cancelledAt"],
+        "test": told["test"],
+        "source_name": told["sourceName"],
+        "location_id": _legacy_id(told["retailLocation"]),
+        "line_items": lines,
+        "fulfillments": fulfillments,
+        "refunds": refunds,
+    }
+    return msgspec.convert(fields, Order)

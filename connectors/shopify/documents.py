@@ -1,0 +1,80 @@
+"""The GraphQL documents that are sent to Shopify, for Admin API 2026-10.
+
+Tests validate them against the simulator's schema, whose types are a subset of Shopify's own.
+"""
+
+from __future__ import annotations
+
+from gql import gql
+
+API_VERSION = "2026-10"
+"""Stable since 2026-10-01: ``@idempotent`` and ``changeFromQuantity`` are mandatory at run time."""
+
+ADJUST = gql("""
+mutation Adjust($key: String!, $input: InventoryAdjustQuantitiesInput!) {
+  inventoryAdjustQuantities(input: $input) @idempotent(key: $key) {
+    userErrors { code field message }
+  }
+}
+""")
+
+LEVELS = gql("""
+query Levels($items: [ID!]!, $location: ID!) {
+  nodes(ids: $items) {
+    ... on InventoryItem {
+      id
+      inventoryLevel(locationId: $location, includeInactive: true) {
+        quantities(names: ["available", "committed"]) { name quantity }
+      }
+    }
+  }
+}
+""")
+
+ORDER = gql("""
+query Order($id: ID!, $first: Int!, $after: String) {
+  order(id: $id) {
+    legacyResourceId
+    createdAt
+    updatedAt
+    cancelledAt
+    test
+    sourceName
+    retailLocation { legacyResourceId }
+    fulfillments(first: $first) { id legacyResourceId status createdAt updatedAt
+      location { legacyResourceId } }
+    refunds(first: $first) { id legacyResourceId createdAt }
+    lineItems(first: $first, after: $after) {
+      nodes { id sku quantity currentQuantity unfulfilledQuantity
+        variant { legacyResourceId inventoryItem { tracked } } }
+      pageInfo { hasNextPage endCursor }
+    }
+  }
+}
+""")
+
+FULFILLMENT_LINES = gql("""
+query FulfillmentLines($id: ID!, $first: Int!, $after: String) {
+  node(id: $id) {
+    ... on Fulfillment {
+      lines: fulfillmentLineItems(first: $first, after: $after) {
+        nodes { quantity lineItem { id } }
+        pageInfo { hasNextPage endCursor }
+      }
+    }
+  }
+}
+""")
+
+REFUND_LINES = gql("""
+query RefundLines($id: ID!, $first: Int!, $after: String) {
+  node(id: $id) {
+    ... on Refund {
+      lines: refundLineItems(first: $first, after: $after) {
+        nodes { id quantity restockType lineItem { id } location { legacyResourceId } }
+        pageInfo { hasNextPage endCursor }
+      }
+    }
+  }
+}
+""")

@@ -1,0 +1,158 @@
+"""The client against the simulator over real HTTP: what it sends, what it reads, what failures mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from graphql import validate
+from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
+
+from app.errors import OutcomeUnknown
+from app.records import Order
+from connectors.shopify import client, documents
+from connectors.shopify.client import Budget, CallRefused, ShopClient, ShopUnavailable, Throttled
+from connectors.shopify.simulator.graphql import load_schema
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+async def shop() -> AsyncIterator[Simulated]:
+    async with simulated() as running:
+        yield running
+
+
+@pytest.fixture
+async def caller(shop: Simulated) -> AsyncIterator[ShopClient]:
+    made = ShopClient(shop.shop, limit_s=5.0)
+    yield made
+    await made.close()
+
+
+def adjustment(key: str, *changes: tuple[int, int], **more: Any) -> bytes:
+    rows = [
+        {
+            "inventoryItemId": f"gid://shopify/InventoryItem/{item}",
+            "locationId": f"gid://shopify/Location/{MAIN}",
+            "delta": delta,
+            "changeFromQuantity": None,
+        }
+        for item, delta in changes
+    ]
+    body = {"key": key, "input": {"name": "available", "reason": "correction", "changes": rows, **more}}
+    return json.dumps(body).encode()
+
+
+async def test_the_documents_are_valid() -> None:
+    schema = load_schema()
+    for name in ("ADJUST", "LEVELS", "ORDER", "FULFILLMENT_LINES", "REFUND_LINES"):
+        assert validate(schema, getattr(documents, name).document) == [], name
+
+
+async def test_an_adjustment_is_applied_once_under_its_key(shop: Simulated, caller: ShopClient) -> None:
+    body = adjustment("k-1", (TEE, -4), (CAP, 2))
+    assert await caller.adjust(body) == []
+    assert await caller.adjust(body) == []
+    assert (await shop.available(TEE), await shop.available(CAP)) == (6, 7)
+    assert len(await shop.pushes()) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "executed"),
+    [
+        ("error_before", OutcomeUnknown, False),
+        ("error_after", OutcomeUnknown, True),
+        ("drop_connection", OutcomeUnknown, True),
+        ("http_429", Throttled, False),
+        ("throttled", Throttled, False),
+    ],
+)
+async def test_failures_and_then_the_same_bytes_again(
+    shop: Simulated, caller: ShopClient, fault: str, error: type[Exception], executed: bool
+) -> None:
+    await shop.act("faults", next={fault: 1})
+    body = adjustment("k-2", (TEE, -1))
+    with pytest.raises(error):
+        await caller.adjust(body)
+    assert await shop.available(TEE) == (9 if executed else 10)
+    assert await caller.adjust(body) == []
+    assert await shop.available(TEE) == 9
+
+
+async def test_user_errors_name_the_entry(shop: Simulated, caller: ShopClient) -> None:
+    [fault] = await caller.adjust(adjustment("k-3", (TEE, -1), (999, -1)))
+    assert (fault.code, fault.index) == ("INVALID_INVENTORY_ITEM", 1)
+    assert await shop.available(TEE) == 10
+
+
+async def test_a_call_that_is_wrong_as_a_whole_is_refused(caller: ShopClient) -> None:
+    with pytest.raises(CallRefused, match="changeFromQuantity"):
+        await caller.adjust(adjustment("k-4", (TEE, -1)).replace(b', "changeFromQuantity": null', b""))
+
+
+async def test_a_wrong_token_and_a_wrong_domain_make_the_shop_unavailable(shop: Simulated) -> None:
+    for changed in ({"access_token": "wrong"}, {"api_url": shop.shop.api_url + "x"}):
+        other = ShopClient(msgspec.structs.replace(shop.shop, **changed))
+        with pytest.raises(ShopUnavailable):
+            await other.levels(MAIN, [TEE])
+        await other.close()
+
+
+async def test_nobody_listening_leaves_the_outcome_unknown(shop: Simulated) -> None:
+    other = ShopClient(msgspec.structs.replace(shop.shop, api_url="http://127.0.0.1:9"))
+    with pytest.raises(OutcomeUnknown):
+        await other.adjust(adjustment("k-5", (TEE, -1)))
+    await other.close()
+
+
+async def test_levels_are_available_plus_committed(
+    shop: Simulated, caller: ShopClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "LEVELS_A_READ", 2)
+    await shop.sell((TEE, 3))
+    assert await caller.levels(MAIN, [TEE, CAP, 999]) == {TEE: 10, CAP: 5, 999: None}
+    assert await caller.levels(STORE, [TEE, CAP]) == {TEE: 3, CAP: 0}
+
+
+async def test_an_order_is_read_in_the_shape_of_its_webhook(
+    shop: Simulated, caller: ShopClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAGE", 1)
+    sold = await shop.sell((TEE, 2), (CAP, 1))
+    tee_line, cap_line = (line["id"] for line in sold["line_items"])
+    act = {"shop": shop.shop.domain, "order": sold["id"]}
+    await shop.act("fulfil", **act, lines={tee_line: 1}, location=STORE)
+    told = await shop.act("refund", **act, lines={cap_line: 1}, restock_type="cancel", location=MAIN)
+    read = await caller.order(sold["id"])
+    assert read is not None
+    webhook = msgspec.convert(told["order"], Order)
+    for name in ("id", "cancelled_at", "location_id", "updated_at", "created_at"):
+        assert getattr(read, name) == getattr(webhook, name), name
+    assert [(one.id, one.quantity, one.fulfillable_quantity) for one in read.line_items] == [
+        (one.id, one.quantity, one.fulfillable_quantity) for one in webhook.line_items
+    ]
+    assert [(one.id, one.location_id, one.line_items) for one in read.fulfillments] == [
+        (one.id, one.location_id, one.line_items) for one in webhook.fulfillments
+    ]
+    assert [one.refund_line_items for one in read.refunds] == [
+        one.refund_line_items for one in webhook.refunds
+    ]
+    assert await caller.order(1) is None
+
+
+async def test_the_budget_slows_down_before_it_is_empty() -> None:
+    now = 0.0
+    budget = Budget(monotonic=lambda: now)
+    assert budget.pause_s(13) == 0
+    budget.learn({"currentlyAvailable": 1990, "maximumAvailable": 2000, "restoreRate": 100})
+    assert budget.pause_s(13) == 0
+    budget.learn({"currentlyAvailable": 900, "maximumAvailable": 2000, "restoreRate": 100})
+    assert budget.pause_s(13) == pytest.approx(0.13)
+    budget.learn({"currentlyAvailable": 0, "maximumAvailable": 2000, "restoreRate": 100})
+    assert budget.pause_s(50) == pytest.approx(0.5)
+    now = 10.0
+    assert budget.pause_s(50) == 0
