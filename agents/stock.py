@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from app.errors import LaneLost, Rejected
+from app.errors import Rejected
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
     Listings,
@@ -66,7 +66,7 @@ def register(app: App, rules: Rules) -> None:
         async for batch in batches:
             await app.process(batch, adjuster.list)
 
-    sweeper = Sweeper(adjuster.seen, rules.seen_days)
+    sweeper = Sweeper(app, adjuster.seen, rules.seen_days)
     app.on_lane_opened(sweeper.start)
     app.on_lane_closed(sweeper.stop)
 
@@ -128,14 +128,15 @@ class Adjuster:
 class Sweeper:
     """Deletes expired movement ids, lane by lane, whenever the lane's stream time has reached a new day."""
 
-    def __init__(self, seen: Table[int], seen_days: int) -> None:
+    def __init__(self, app: App, seen: Table[int], seen_days: int) -> None:
+        self._app = app
         self._seen = seen
         self._seen_days = seen_days
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def start(self, lane: Lane) -> None:
         """Sweep this lane from now on."""
-        self._tasks[lane.partition] = asyncio.get_running_loop().create_task(self._run(lane))
+        self._tasks[lane.partition] = self._app.background(self._run(lane), f"sweep lane {lane.partition}")
 
     def stop(self, lane: Lane) -> None:
         """Stop sweeping this lane."""
@@ -145,11 +146,8 @@ class Sweeper:
         swept_day = -1
         while True:
             day = lane.position.stream_time_ms // DAY_MS
-            try:
-                while day > swept_day and await self._sweep(lane, day):
-                    pass
-            except LaneLost:
-                return
+            while day > swept_day and await self._sweep(lane, day):
+                pass
             swept_day = day
             await asyncio.sleep(SWEEP_PAUSE_S)
 

@@ -6,12 +6,15 @@ import asyncio
 import sys
 from collections.abc import Callable
 
+import agents.orders
 import agents.stock
 from app import receiver, topics
 from app.dead_letters import dead_letter
 from app.exactly_once import App
 from app.logs import configure_logs
 from app.settings import Settings
+from app.shops import load_shops
+from connectors.shopify.client import ShopClients
 
 
 def stock(settings: Settings) -> App:
@@ -22,7 +25,14 @@ def stock(settings: Settings) -> App:
     return app
 
 
-WORKERS: dict[str, Callable[[Settings], App]] = {"stock": stock}
+def orders(settings: Settings) -> App:
+    """The orders agent."""
+    app = _app("orders", settings, settings.orders_port)
+    agents.orders.register(app, ShopClients(load_shops(settings.shops_file)))
+    return app
+
+
+WORKERS: dict[str, Callable[[Settings], App]] = {"orders": orders, "stock": stock}
 """The services that are Faust workers, by name."""
 
 SERVICES = ("receiver", *WORKERS)

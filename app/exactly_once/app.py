@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,7 +14,7 @@ import prometheus_client
 import structlog
 from aiokafka.errors import KafkaError
 
-from app.errors import Bug, Misconfigured, Stale
+from app.errors import Bug, LaneLost, Misconfigured, Stale
 from app.exactly_once import metrics
 from app.exactly_once.lane import Decide, Lane
 from app.exactly_once.recovery import Restorer, TableManager
@@ -71,13 +71,15 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self.partitions = partitions
         self.state_tables: list[Table[Any]] = []
         self.lanes: dict[int, Lane] = {}
-        self.fatal: Exception | None = None
+        self.fatal: BaseException | None = None
         self._data_dir = data_dir
         self._encode_dead_letter = encode_dead_letter
         self._routes: dict[str, Route | None] = {}
         self._opened: list[Callable[[Lane], None]] = []
         self._closed: list[Callable[[Lane], None]] = []
         self._before: list[Callable[[], Awaitable[None]]] = []
+        self._shutdown: list[Callable[[], Awaitable[None]]] = []
+        self._background: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._epoch = 0
         self._misrouted: set[str] = set()
@@ -141,6 +143,27 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
     def before_lanes(self, ready: Callable[[], Awaitable[None]]) -> None:
         """Await ``ready`` once before any lane gets records."""
         self._before.append(ready)
+
+    def on_shutdown(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Await ``callback`` once after the last lane is closed."""
+        self._shutdown.append(callback)
+
+    def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run ``work`` beside the lanes. It ends quietly when its lane is lost; any other failure ends the
+        worker: no worker looks alive while a part of it is dead.
+        """
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
+        return task
+
+    def _background_done(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, LaneLost):
+            return
+        log.error("background work failed", work=task.get_name(), exc_info=error)
+        self._end(error)
 
     async def process(self, batch: Batch, decide: Decide) -> None:
         """Hand a batch to its lane; a batch for a lane that is gone will be fetched by its new owner."""
@@ -267,7 +290,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             self._watchdog.cancel()
             self._watchdog = None
 
-    def _end(self, error: Exception) -> None:
+    def _end(self, error: BaseException) -> None:
         self.fatal = error
         log.error("the worker ends", error=f"{type(error).__name__}: {error}")
         self._crash(error)
@@ -280,6 +303,10 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         """Finish the lanes before the group is left."""
         self._end_watch()
         await self._close_lanes()
+        for task in list(self._background):
+            task.cancel()
+        for callback in self._shutdown:
+            await callback()
         await super().on_stop()
 
     def _create_directories(self) -> None:

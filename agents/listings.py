@@ -1,0 +1,80 @@
+"""All of ``stock.listings`` in memory, followed as it changes: where an order line's units live."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from app.errors import UnknownSchema
+from app.exactly_once import App
+from app.records import Listings, check_schema
+from tables.listings import ListingDirectory
+
+TOPIC = "stock.listings"
+POLL_MS = 500
+
+log = structlog.get_logger(__name__)
+
+
+class ListingFollower:
+    """Reads the topic whole before the first lane opens, and then follows it; partitions do not matter."""
+
+    def __init__(self, app: App, changed: Callable[[set[str]], None]) -> None:
+        """``changed`` is told the refs (see ``tables.listings``) whose mapping has changed."""
+        self.directory = ListingDirectory()
+        self.version = 0  # grows with each change of the directory
+        self._app = app
+        self._changed = changed
+        self._whole = asyncio.Event()
+        app.before_lanes(self._ready)
+
+    async def _ready(self) -> None:
+        self._app.background(self._follow(), "listings")
+        await self._whole.wait()
+        log.info("listings are read", version=self.version)
+
+    async def _follow(self) -> None:
+        consumer = AIOKafkaConsumer(
+            **self._app.kafka_options, isolation_level="read_committed", enable_auto_commit=False
+        )
+        await consumer.start()
+        try:
+            parts = [TopicPartition(TOPIC, number) for number in range(self._app.partitions)]
+            consumer.assign(parts)
+            await consumer.seek_to_beginning(*parts)
+            ends = await consumer.end_offsets(parts)
+            while True:
+                fetched = await consumer.getmany(timeout_ms=POLL_MS)
+                self._take([record for records in fetched.values() for record in records])
+                if not self._whole.is_set():
+                    behind = [part for part in parts if await consumer.position(part) < ends[part]]
+                    if not behind:
+                        self._whole.set()
+        finally:
+            await consumer.stop()
+
+    def _take(self, records: list[object]) -> None:
+        refs: set[str] = set()
+        for record in records:
+            refs |= self._put(record)
+        if refs:
+            self.version += 1
+            self._changed(refs)
+
+    def _put(self, record: object) -> set[str]:
+        key, value, headers = record.key, record.value, record.headers  # type: ignore[attr-defined]  # aiokafka
+        try:
+            check_schema(headers, Listings)
+            listings = _decode(value) if value is not None else None
+            return self.directory.put(key.decode(), listings)
+        except (UnknownSchema, msgspec.MsgspecError, UnicodeDecodeError, AttributeError) as error:
+            # The adjuster dead-letters the same record; here it maps nothing.
+            log.warning("a record of stock.listings was ignored", key=repr(key), error=str(error))
+            return set()
+
+
+_decode = msgspec.json.Decoder(Listings).decode

@@ -1,0 +1,333 @@
+"""The orders agent: webhooks of orders in, the movements that are still missing out.
+
+What a webhook says is united with what is known of its order (``tables.orders``). Two things can be missing
+for that: the listing of a line (the order waits for it) and facts that only a read of the order tells (a
+reader per lane gets them). Both are kept in tables, so that a restart goes on with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import partial
+from itertools import chain, repeat
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from agents.listings import ListingFollower
+from app.errors import Rejected, Retry, Unmapped
+from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
+from app.records import (
+    Envelope,
+    Order,
+    OrderEdited,
+    Record,
+    Refund,
+    check_schema,
+    correlation_of,
+    encode,
+    headers,
+)
+from connectors.shopify.client import ShopClients
+from tables.orders import (
+    OrderRecord,
+    evaluate,
+    take_missing,
+    take_notice,
+    take_order,
+    take_refund,
+    waiting_refs,
+)
+
+READS_AT_ONCE = 4
+"""Of one lane: reads share the shop's budget with the writer."""
+READ_BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+WAITING_ORDERS = 500
+"""Evaluated again in one transaction when a mapping appears."""
+
+log = structlog.get_logger(__name__)
+decode_envelope = msgspec.json.Decoder(Envelope).decode
+decode_order = msgspec.json.Decoder(Order).decode
+decode_refund = msgspec.json.Decoder(Refund).decode
+decode_edited = msgspec.json.Decoder(OrderEdited).decode
+
+
+class Waiting(Record, frozen=True, kw_only=True):
+    """An order with lines that nobody has mapped (table ``unmapped``)."""
+
+    refs: tuple[str, ...]  # the listings it waits for
+
+
+class WantedRead(Record, frozen=True, kw_only=True):
+    """An order that must be read (table ``reads``)."""
+
+    reason: str
+
+
+class ReadRecord(Struct, kw_only=True):
+    """What stands for a source record where there is none: a read, or a new listing."""
+
+    topic: str
+    partition: int = -1
+    offset: int = -1
+    timestamp: int
+    key: bytes | None
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+def register(app: App, clients: ShopClients) -> None:
+    """Declare the agent's tables, topic and agent on a service."""
+    keeper = OrderKeeper(app, clients)
+    webhooks = app.batch_topic("shopify.orders")
+
+    @app.agent(webhooks, name="keep")  # type: ignore[untyped-decorator]  # faust ships no types
+    async def keep(batches: Any) -> None:
+        async for batch in batches:
+            await app.process(batch, keeper.take)
+
+
+class OrderKeeper:
+    """Decides webhooks, reads and new mappings over the tables ``orders``, ``unmapped`` and ``reads``."""
+
+    def __init__(self, app: App, clients: ShopClients) -> None:
+        self.orders: Table[OrderRecord] = app.state_table("orders", OrderRecord)
+        self.unmapped: Table[Waiting] = app.state_table("unmapped", Waiting)
+        self.reads: Table[WantedRead] = app.state_table("reads", WantedRead)
+        self._app = app
+        self._shops = clients.shops
+        self._listings = ListingFollower(app, self._mapped)
+        self._waiting: dict[Lane, dict[bytes, tuple[str, ...]]] = {}
+        self._reader = OrderReader(app, clients, self)
+        app.on_lane_opened(self._open)
+        app.on_lane_closed(self._close)
+        app.on_shutdown(clients.close)
+
+    def take(self, transaction: Transaction, source: SourceRecord) -> None:
+        """Unite a webhook with its order and emit what is missing."""
+        check_schema(source.headers, Envelope)
+        if source.value is None or source.key is None:
+            raise Rejected(f"{source.topic}: expected a webhook and its key")
+        envelope = decode_envelope(source.value)
+        if envelope.shop not in self._shops:
+            raise Rejected(f"the shops file (SKUSTREAM_SHOPS_FILE) has no shop {envelope.shop}")
+        known = transaction.get(self.orders, source.key)
+        record = _united(known, envelope)
+        if source.key != key_of(record):
+            raise Rejected(f"{source.topic}: the body is about {key_of(record)!r}, the key is {source.key!r}")
+        self._settle(transaction, known, record, source, correlation_of(source.headers))
+
+    def wanted(self, transaction: Transaction, key: bytes) -> OrderRecord | None:
+        """The order if it must (still) be read."""
+        record = transaction.get(self.orders, key)
+        return record if record is not None and record.read_wanted else None
+
+    def answer(self, transaction: Transaction, key: bytes, order: Order | None, asked: OrderRecord) -> bool:
+        """Take the answer of a read that was asked when the order was ``asked``; whether it was enough."""
+        known = transaction.get(self.orders, key)
+        if known is None:
+            return True
+        # A change that was noticed after the question may not be in the answer.
+        current = known.notices == asked.notices
+        if order is not None:
+            record = take_order(known, known.shop, order, read=current)
+        else:
+            record = take_missing(known)
+        source = ReadRecord(topic="orders/read", timestamp=transaction.now_ms, key=key, value=encode(order))
+        return not self._settle(transaction, known, record, source, known.correlation_id).read_wanted
+
+    def _settle(
+        self,
+        transaction: Transaction,
+        known: OrderRecord | None,
+        record: OrderRecord,
+        source: SourceRecord,
+        correlation_id: str,
+    ) -> OrderRecord:
+        """Evaluate, emit and remember; returns the record as it is now."""
+        version = self._listings.version
+        record, movements, newly_unmapped = evaluate(
+            record,
+            self._listings.directory,
+            default_location_id=self._shops[record.shop].default_location_id,
+            correlation_id=correlation_id,
+        )
+        if record == known:
+            return record
+        record = msgspec.structs.replace(record, correlation_id=correlation_id)
+        key = key_of(record)
+        transaction.put(self.orders, key, record)
+        for movement in movements:
+            head = headers(movement, correlation_id)
+            transaction.emit("stock.movements", movement.key.encode(), encode(movement), head)
+        for place in newly_unmapped:
+            self._tell_unmapped(transaction, record, place, source)
+        self._note_waiting(transaction, key, known, record, version)
+        self._note_read(transaction, key, known, record)
+        return record
+
+    def _tell_unmapped(
+        self, transaction: Transaction, record: OrderRecord, place: str, source: SourceRecord
+    ) -> None:
+        line_id, _, location_id = place.partition("@")
+        line = record.lines[line_id]
+        error = Unmapped(
+            f"order {record.shop}/{record.order_id}: line {line_id} (variant {line.variant_id}, SKU "
+            f"{line.sku!r}) has no listing at location {location_id}; it counts once stock.listings has one"
+        )
+        letter = self._app.dead_letter(source, error, transaction.now_ms)
+        topic = f"dead-letters.{self._app.service}"
+        transaction.emit(topic, key_of(record), letter.value, letter.headers)
+
+    def _note_waiting(
+        self,
+        transaction: Transaction,
+        key: bytes,
+        known: OrderRecord | None,
+        record: OrderRecord,
+        version: int,
+    ) -> None:
+        refs = tuple(waiting_refs(record))
+        if refs:
+            transaction.put(self.unmapped, key, Waiting(refs=refs))
+        elif known is not None and known.unmapped:
+            transaction.delete(self.unmapped, key)
+        else:
+            return
+        transaction.after_commit(partial(self._wait, transaction.lane, key, refs, version))
+
+    def _note_read(
+        self, transaction: Transaction, key: bytes, known: OrderRecord | None, record: OrderRecord
+    ) -> None:
+        if record.read_wanted:
+            transaction.put(self.reads, key, WantedRead(reason=record.read_wanted))
+            transaction.after_commit(partial(self._reader.want, transaction.lane, key))
+        elif known is not None and known.read_wanted:
+            transaction.delete(self.reads, key)
+
+    # -- orders that wait for a mapping --------------------------------------------------------
+
+    def _open(self, lane: Lane) -> None:
+        self._waiting[lane] = {key: waiting.refs for key, waiting in lane.scan(self.unmapped)}
+        # Listings may have come while nobody looked.
+        self._evaluate_again(lane, list(self._waiting[lane]))
+        self._reader.open(lane, [key for key, _ in lane.scan(self.reads)])
+
+    def _close(self, lane: Lane) -> None:
+        self._waiting.pop(lane, None)
+        self._reader.close(lane)
+
+    def _wait(self, lane: Lane, key: bytes, refs: tuple[str, ...], version: int) -> None:
+        waiting = self._waiting.get(lane)
+        if waiting is None:
+            return
+        waiting.pop(key, None)
+        if refs:
+            waiting[key] = refs
+            if version != self._listings.version:  # a listing came between the decision and its commit
+                self._evaluate_again(lane, [key])
+
+    def _mapped(self, refs: set[str]) -> None:
+        for lane, waiting in self._waiting.items():
+            self._evaluate_again(
+                lane, [key for key, wanted in waiting.items() if not refs.isdisjoint(wanted)]
+            )
+
+    def _evaluate_again(self, lane: Lane, keys: list[bytes]) -> None:
+        if keys:
+            self._app.background(self._evaluate_all(lane, keys), "mapped orders")
+
+    async def _evaluate_all(self, lane: Lane, keys: list[bytes]) -> None:
+        for start in range(0, len(keys), WAITING_ORDERS):
+            await lane.submit(partial(self._evaluate, keys=keys[start : start + WAITING_ORDERS]))
+
+    def _evaluate(self, transaction: Transaction, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            known = transaction.get(self.orders, key)
+            if known is not None and known.unmapped and known.shop in self._shops:
+                source = ReadRecord(topic="stock.listings", timestamp=transaction.now_ms, key=key)
+                self._settle(transaction, known, known, source, known.correlation_id)
+            transaction.keep()
+
+
+class OrderReader:
+    """Reads orders from their shops until the answer is enough; what is open is in table ``reads``."""
+
+    def __init__(self, app: App, clients: ShopClients, keeper: OrderKeeper) -> None:
+        self._app = app
+        self._clients = clients
+        self._keeper = keeper
+        self._wanted: dict[Lane, dict[bytes, int]] = {}  # how often it was wanted, while under way
+        self._slots: dict[Lane, asyncio.Semaphore] = {}
+
+    def open(self, lane: Lane, keys: Iterable[bytes]) -> None:
+        """Go on with what the lane's table says."""
+        self._wanted[lane] = {}
+        self._slots[lane] = asyncio.Semaphore(READS_AT_ONCE)
+        for key in keys:
+            self.want(lane, key)
+
+    def close(self, lane: Lane) -> None:
+        """The lane is gone, and its reads with it."""
+        self._wanted.pop(lane, None)
+        self._slots.pop(lane, None)
+
+    def want(self, lane: Lane, key: bytes) -> None:
+        """Read an order of a lane soon; if that is under way, look again afterwards."""
+        wanted = self._wanted.get(lane)
+        if wanted is None:
+            return
+        idle = key not in wanted
+        wanted[key] = wanted.get(key, 0) + 1
+        if idle:
+            self._app.background(self._read_until_enough(lane, key), f"read {key.decode()}")
+
+    async def _read_until_enough(self, lane: Lane, key: bytes) -> None:
+        pauses = chain(READ_BACKOFF_S, repeat(READ_BACKOFF_S[-1]))
+        while (wanted := self._wanted.get(lane)) is not None:
+            times = wanted[key]
+            asked = await lane.submit(partial(self._keeper.wanted, key=key))
+            if asked is not None:
+                async with self._slots[lane]:
+                    enough = await self._read(lane, key, asked)
+                if not enough:
+                    await asyncio.sleep(next(pauses))
+            elif wanted[key] == times:
+                del wanted[key]
+                return
+
+    async def _read(self, lane: Lane, key: bytes, asked: OrderRecord) -> bool:
+        try:
+            order = await self._clients.of(asked.shop).order(asked.order_id)
+        except (Retry, Rejected) as error:
+            log.warning("an order could not be read", order=key.decode(), error=str(error))
+            return False
+        return await lane.submit(partial(self._keeper.answer, key=key, order=order, asked=asked))
+
+
+def key_of(record: OrderRecord) -> bytes:
+    """The order's key ``{shop}/{order_id}``."""
+    return f"{record.shop}/{record.order_id}".encode()
+
+
+def _united(known: OrderRecord | None, envelope: Envelope) -> OrderRecord:
+    """What is known after a webhook."""
+    shop, body = envelope.shop, envelope.body
+    if envelope.oversized:
+        if envelope.order_id is None:
+            raise Rejected(f"{envelope.topic}: a marker without an order id")
+        return take_notice(known, shop, envelope.order_id, at=_noticed_at(envelope))
+    if envelope.topic == "refunds/create":
+        return take_refund(known, shop, decode_refund(body))
+    if envelope.topic == "orders/edited":
+        edit = decode_edited(body).order_edit
+        return take_notice(known, shop, edit.order_id, at=edit.committed_at or _noticed_at(envelope))
+    return take_order(known, shop, decode_order(body), read=False)
+
+
+def _noticed_at(envelope: Envelope) -> datetime:
+    return envelope.triggered_at or envelope.received_at
