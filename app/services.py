@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import agents.orders
+import agents.shopify
 import agents.stock
 from app import receiver, topics
 from app.dead_letters import dead_letter
@@ -32,7 +33,15 @@ def orders(settings: Settings) -> App:
     return app
 
 
-WORKERS: dict[str, Callable[[Settings], App]] = {"orders": orders, "stock": stock}
+def shopify(settings: Settings) -> App:
+    """The writer."""
+    app = _app("shopify", settings, settings.shopify_port)
+    clients = ShopClients(load_shops(settings.shops_file))
+    agents.shopify.register(app, clients, max_refusals=settings.max_refusals)
+    return app
+
+
+WORKERS: dict[str, Callable[[Settings], App]] = {"orders": orders, "stock": stock, "shopify": shopify}
 """The services that are Faust workers, by name."""
 
 SERVICES = ("receiver", *WORKERS)
