@@ -105,7 +105,7 @@ class OrderKeeper:
         self._reader = OrderReader(app, clients, self)
         app.on_lane_opened(self._open)
         app.on_lane_closed(self._close)
-        app.on_shutdown(clients.close)
+        app.on_stopped(clients.close)
 
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
         """Unite a webhook with its order and emit what is missing."""

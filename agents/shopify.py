@@ -101,7 +101,7 @@ class Writer:
         self._pumps: dict[Lane, dict[str, Pump]] = {}
         app.on_lane_opened(self._open)
         app.on_lane_closed(self._close)
-        app.on_shutdown(clients.close)
+        app.on_stopped(clients.close)
 
     # -- decisions, inside the lane --------------------------------------------------------------
 

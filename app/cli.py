@@ -14,6 +14,7 @@ import msgspec
 from msgspec import ValidationError
 
 from app import kafka_tools, topics
+from app.dev.commands import dev
 from app.errors import Misconfigured, SkustreamError
 from app.exactly_once.set_positions import Start, set_positions, show_positions
 from app.logs import configure_logs
@@ -257,3 +258,6 @@ def _show_positions(found: dict[int, Any], as_json: bool) -> None:
     for lane, position in sorted(found.items()):
         offsets = ", ".join(f"{topic} {offset}" for topic, offset in sorted(position.offsets.items()))
         click.echo(f"lane {lane}: {offsets or 'nothing read yet'}")
+
+
+main.add_command(dev)

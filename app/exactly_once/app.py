@@ -78,7 +78,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self._opened: list[Callable[[Lane], None]] = []
         self._closed: list[Callable[[Lane], None]] = []
         self._before: list[Callable[[], Awaitable[None]]] = []
-        self._shutdown: list[Callable[[], Awaitable[None]]] = []
+        self._when_stopped: list[Callable[[], Awaitable[None]]] = []
         self._background: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._epoch = 0
@@ -144,9 +144,9 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         """Await ``ready`` once before any lane gets records."""
         self._before.append(ready)
 
-    def on_shutdown(self, callback: Callable[[], Awaitable[None]]) -> None:
+    def on_stopped(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Await ``callback`` once after the last lane is closed."""
-        self._shutdown.append(callback)
+        self._when_stopped.append(callback)
 
     def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run ``work`` beside the lanes. It ends quietly when its lane is lost; any other failure ends the
@@ -305,7 +305,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         await self._close_lanes()
         for task in list(self._background):
             task.cancel()
-        for callback in self._shutdown:
+        for callback in self._when_stopped:
             await callback()
         await super().on_stop()
 

@@ -140,6 +140,7 @@ class Admin:
         return [
             *(web.post(f"/_admin/{name}", handler) for name, handler in posts.items()),
             *(web.get(f"/_admin/{name}", handler) for name, handler in gets.items()),
+            web.get("/healthz", self.healthz),
         ]
 
     def shops(self, body: SetUpShop) -> Any:

@@ -1,0 +1,157 @@
+"""The commands ``skustream dev``, ``demo`` and ``chaos``."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import msgspec
+import psutil
+
+from app.dev.shops import SimulatorAdmin, catalogue, load
+from app.dev.status import Row, status_of
+from app.dev.supervisor import Stack, running_stack, state_file
+from app.errors import Misconfigured
+from app.settings import Settings
+
+DIRECTORY = Path(".skustream/dev")
+UP_LIMIT_S = 120.0
+DOWN_LIMIT_S = 60.0
+POLL_S = 0.2
+SKUS, OPENING = 20, 100
+
+directory_option = click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DIRECTORY,
+    show_default=True,
+    help="Where its data, logs and state are kept.",
+)
+
+
+@click.group("dev")
+def dev() -> None:
+    """The whole pipeline on this machine, with a Kafka broker and two simulated shops."""
+
+
+@dev.command("up")
+@click.option("--detach", is_flag=True, help="Return when everything is healthy; it goes on in background.")
+@directory_option
+@click.pass_obj
+def up(settings: Settings, detach: bool, directory: Path) -> None:
+    """Start everything afresh: the simulated shops live in memory, so older data would not fit them."""
+    if running_stack(directory) is not None:
+        raise Misconfigured(f"a stack runs in {directory} already; 'skustream dev down' stops it")
+    if detach:
+        _detach(directory)
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    asyncio.run(_up(Stack(directory, settings, echo=_echo)))
+
+
+async def _up(stack: Stack) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await stack.start()
+        await stack.wait_healthy(UP_LIMIT_S)
+        async with SimulatorAdmin(stack.simulator_url) as admin:
+            await load(stack.settings, admin, catalogue(SKUS, OPENING))
+        _echo("dev", f"everything is up; {SKUS} SKUs at 3 locations are listed in two shops")
+        (stack.directory / "ready").touch()
+        await stop.wait()
+    finally:
+        _echo("dev", "stopping")
+        await stack.stop()
+        state_file(stack.directory).unlink(missing_ok=True)
+
+
+def _echo(name: str, line: str) -> None:
+    click.echo(f"{name:10} | {line}")
+
+
+def _detach(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    log = directory / "dev.log"
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "app", "dev", "_run", "--directory", str(directory)],
+            stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    end = time.monotonic() + UP_LIMIT_S
+    while not (directory / "ready").exists():
+        if child.poll() is not None or time.monotonic() > end:
+            child.terminate()
+            raise Misconfigured(f"the stack did not come up; see {log}")
+        time.sleep(POLL_S)
+    click.echo(f"up; 'skustream dev status' shows it, its log is {log}")
+
+
+@dev.command("_run", hidden=True)
+@directory_option
+@click.pass_obj
+def run_detached(settings: Settings, directory: Path) -> None:
+    """The background process of `up --detach`."""
+    asyncio.run(_up(Stack(directory, settings, echo=_echo)))
+
+
+@dev.command("down")
+@directory_option
+def down(directory: Path) -> None:
+    """Stop everything that `up` started."""
+    state = running_stack(directory)
+    if state is None:
+        click.echo(f"nothing runs in {directory}")
+        return
+    supervisor = psutil.Process(state.pid)
+    supervisor.send_signal(signal.SIGTERM)
+    try:
+        supervisor.wait(DOWN_LIMIT_S)
+    except psutil.TimeoutExpired:
+        raise Misconfigured(
+            f"the supervisor (pid {state.pid}) does not stop; see the logs in {directory}"
+        ) from None
+    click.echo("down")
+
+
+@dev.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+@directory_option
+@click.pass_obj
+def status(settings: Settings, as_json: bool, directory: Path) -> None:
+    """Show each process with its health, lag and URL. Exit 1 when anything is not ok."""
+    state = running_stack(directory)
+    if state is None:
+        raise Misconfigured(f"nothing runs in {directory}; 'skustream dev up' starts it")
+    rows = asyncio.run(status_of(settings, state))
+    if as_json:
+        click.echo(msgspec.json.encode(rows))
+    else:
+        _show(rows)
+    sys.exit(any(row.health != "ok" for row in rows))
+
+
+def _show(rows: list[Row]) -> None:
+    click.echo(f"{'process':12} {'pid':>8} {'restarts':>8} {'lag':>8}  {'url':26} health")
+    for row in rows:
+        lag = "-" if row.lag is None else str(row.lag)
+        pid = "-" if row.pid is None else str(row.pid)
+        click.echo(f"{row.name:12} {pid:>8} {row.restarts:>8} {lag:>8}  {row.url:26} {row.health}")
+
+
+def work_directory(name: str) -> Path:
+    """An empty directory for a run, replacing that of the last one."""
+    directory = Path(".skustream") / name
+    if running_stack(directory) is not None:
+        raise Misconfigured(f"another {name} runs in {directory} (pid in {state_file(directory)})")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory

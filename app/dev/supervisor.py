@@ -1,0 +1,340 @@
+"""The dev supervisor: a broker, every service and the simulator as processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import psutil
+from msgspec import Struct
+
+from app import topics
+from app.dev.shops import write_shops_file
+from app.errors import Misconfigured, Retry
+from app.local_kafka import LocalKafka, external_bootstrap, free_port
+from app.services import WORKERS
+from app.settings import Settings
+
+BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+STEADY_S = 60.0
+"""A process that ran this long begins with the shortest pause again."""
+STOP_LIMIT_S = 15.0
+HEALTH_LIMIT_S = 3.0
+POLL_S = 0.2
+BROKER_POLL_S = 1.0
+
+Echo = Callable[[str, str], None]
+"""Shows a line of a process: its name and the text."""
+
+
+class ProcessState(Struct, kw_only=True):
+    """What ``status`` tells of a process."""
+
+    name: str
+    url: str
+    pid: int | None = None
+    started_at: float = 0.0  # epoch seconds
+    restarts: int = 0
+
+
+class StackState(Struct, kw_only=True):
+    """The state file of a running stack."""
+
+    pid: int
+    created: float  # the process's creation time: pids are used again
+    bootstrap: str
+    data_dir: str
+    shops_file: str
+    simulator_url: str
+    processes: list[ProcessState] = []
+
+
+class Ended(Retry):
+    """A process ended while it was waited for."""
+
+
+class Process:
+    """One child: its command, its log, and its life."""
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], environment: Mapping[str, str], url: str, log: Path
+    ) -> None:
+        self.state = ProcessState(name=name, url=url)
+        self.log = log
+        self._arguments = list(arguments)
+        self._environment = dict(environment)
+        self._process: asyncio.subprocess.Process | None = None
+        self._copying: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there (it may be stopped by a signal)."""
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self, echo: Echo) -> None:
+        """Start it."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "app", *self._arguments,
+            env={**os.environ, **self._environment}, start_new_session=True,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        self.state.pid = self._process.pid
+        self.state.started_at = time.time()
+        self._copying = asyncio.create_task(self._copy(echo))
+
+    async def wait(self) -> int:
+        """Wait for its end; returns the exit status."""
+        assert self._process is not None, "started before"
+        status = await self._process.wait()
+        if self._copying is not None:
+            await self._copying
+        self.state.pid = None
+        return status
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to this process, if it is there."""
+        if self.running:
+            assert self._process is not None
+            self._process.send_signal(number)
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL when that does not help."""
+        if self._process is None:
+            return
+        self.send(signal.SIGCONT)
+        self.send(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_LIMIT_S)
+        except TimeoutError:
+            self.send(signal.SIGKILL)
+        await self.wait()
+
+    async def _copy(self, echo: Echo) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        with self.log.open("ab") as log:
+            async for line in self._process.stdout:
+                log.write(line)
+                log.flush()
+                echo(self.state.name, line.decode(errors="replace").rstrip())
+
+
+class Stack:
+    """All of skustream on this machine, with everything it keeps under ``directory``."""
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Settings,
+        *,
+        echo: Echo = lambda name, line: None,
+        workers: Mapping[str, int] | None = None,
+    ) -> None:
+        """``workers`` says how many processes a service has; one by default."""
+        self.directory = directory
+        self.processes: dict[str, Process] = {}
+        self.broker: LocalKafka | None = None
+        self._echo = echo
+        self._workers = dict(workers or {})
+        self._keepers: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self._broker_change = asyncio.Lock()
+        external = external_bootstrap()
+        if external is None:
+            self.broker = LocalKafka(directory / "kafka")
+        self.bootstrap = external or (self.broker.bootstrap_servers if self.broker else "")
+        self.shops_file = directory / "shops.yaml"
+        self.simulator_port = _port(settings.simulator_port)
+        self._receiver_port = _port(settings.receiver_port)
+        self._settings = settings
+        self.simulator_url = f"http://127.0.0.1:{self.simulator_port}"
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that reach the stack's broker."""
+        return self._settings.model_copy(
+            update={"bootstrap_servers": self.bootstrap, "shops_file": self.shops_file}
+        )
+
+    async def start(self) -> None:
+        """Start the broker, create the topics, start every process.
+
+        Raises:
+            Misconfigured: when Java or the jars are missing, or the directory is in use.
+            BrokerUnavailable: when the broker does not answer.
+        """
+        (self.directory / "logs").mkdir(parents=True, exist_ok=True)
+        write_shops_file(self.shops_file, self.simulator_port)
+        if self.broker is not None:
+            await asyncio.to_thread(self.broker.start)
+            self._keepers.append(asyncio.create_task(self._keep_broker()))
+        await topics.apply(self.settings)
+        self._add("simulator", ["simulator"], self.simulator_port, {})
+        self._add("receiver", ["run", "receiver"], self._receiver_port, {})
+        for service in WORKERS:
+            self._add_workers(service)
+        for process in self.processes.values():
+            self._keepers.append(asyncio.create_task(self._keep(process)))
+
+    def _add_workers(self, service: str) -> None:
+        count = self._workers.get(service, 1)
+        for number in range(1, count + 1):
+            name = service if count == 1 else f"{service}-{number}"
+            variable = f"SKUSTREAM_{service.upper()}_PORT"
+            port = _port(getattr(self._settings, f"{service}_port")) if number == 1 else free_port()
+            own = {variable: str(port), "SKUSTREAM_DATA_DIR": str(self.directory / "data" / name)}
+            self._add(name, ["run", service], port, own)
+
+    def _add(self, name: str, arguments: Sequence[str], port: int, own: Mapping[str, str]) -> None:
+        environment = {
+            "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
+            "SKUSTREAM_SHOPS_FILE": str(self.shops_file),
+            "SKUSTREAM_SIMULATOR_PORT": str(self.simulator_port),
+            "SKUSTREAM_RECEIVER_PORT": str(self._receiver_port),
+            **own,
+        }
+        log = self.directory / "logs" / f"{name}.log"
+        url = f"http://127.0.0.1:{port}"
+        self.processes[name] = Process(name, arguments, environment, url, log)
+
+    async def stop(self) -> None:
+        """Stop everything: services, then the simulator, then the broker."""
+        self._stopping = True
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        last = self.processes.get("simulator")
+        await asyncio.gather(*(one.stop() for one in self.processes.values() if one is not last))
+        if last is not None:
+            await last.stop()
+        if self.broker is not None:
+            await asyncio.to_thread(self.broker.stop)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to one process; one that ends is started again."""
+        self.processes[name].send(number)
+
+    async def restart_broker(self, pause_s: float = 0.0) -> None:
+        """Kill the broker, as a crash, and start it again after a pause.
+
+        Raises:
+            Misconfigured: when the broker is not ours.
+        """
+        if self.broker is None:
+            raise Misconfigured("KAFKA_BOOTSTRAP_SERVERS names a cluster that is not ours to restart")
+        async with self._broker_change:
+            await asyncio.to_thread(self.broker.kill)
+            await asyncio.sleep(pause_s)
+            await asyncio.to_thread(self.broker.start)
+
+    async def wait_healthy(self, limit_s: float) -> None:
+        """Wait until every process is healthy.
+
+        Raises:
+            Ended: naming the processes that are not, and their logs.
+        """
+        end = time.monotonic() + limit_s
+        waiting = list(self.processes.values())
+        while waiting:
+            healths = await asyncio.gather(*(health(process.state.url) for process in waiting))
+            waiting = [process for process, known in zip(waiting, healths, strict=True) if known != "ok"]
+            if waiting and time.monotonic() > end:
+                names = ", ".join(f"{one.state.name} (see {one.log})" for one in waiting)
+                raise Ended(f"not healthy after {limit_s:.0f} s: {names}")
+            if waiting:
+                await asyncio.sleep(POLL_S)
+
+    async def _keep(self, process: Process) -> None:
+        """Run a process, and again whenever it ends."""
+        tries = 0
+        while True:
+            await process.start(self._echo)
+            self.save()
+            began = time.monotonic()
+            status = await process.wait()
+            tries = 0 if time.monotonic() - began > STEADY_S else tries + 1
+            pause_s = BACKOFF_S[min(tries, len(BACKOFF_S)) - 1]
+            self._echo(process.state.name, f"ended with status {status}; starts again in {pause_s:g} s")
+            process.state.restarts += 1
+            self.save()
+            await asyncio.sleep(pause_s)
+
+    async def _keep_broker(self) -> None:
+        assert self.broker is not None
+        while True:
+            await asyncio.sleep(BROKER_POLL_S)
+            async with self._broker_change:
+                child = self.broker.process
+                if child is not None and child.poll() is not None:
+                    self._echo("kafka", f"ended with status {child.returncode}; starts again")
+                    await asyncio.to_thread(self.broker.start)
+
+    def save(self) -> None:
+        """Write the state file."""
+        kafka = ProcessState(name="kafka", url=self.bootstrap)
+        if self.broker is not None and self.broker.process is not None:
+            kafka.pid = self.broker.process.pid
+        me = psutil.Process()
+        state = StackState(
+            pid=me.pid,
+            created=me.create_time(),
+            bootstrap=self.bootstrap,
+            data_dir=str(self.directory / "data"),
+            shops_file=str(self.shops_file),
+            simulator_url=self.simulator_url,
+            processes=[kafka, *(process.state for process in self.processes.values())],
+        )
+        path = state_file(self.directory)
+        new = path.with_suffix(".new")
+        new.write_bytes(msgspec.json.encode(state))
+        new.replace(path)
+
+
+def state_file(directory: Path) -> Path:
+    """Where a stack tells what it runs."""
+    return directory / "state.json"
+
+
+def running_stack(directory: Path) -> StackState | None:
+    """The state of the stack that runs in a directory, or None."""
+    path = state_file(directory)
+    if not path.exists():
+        return None
+    state = msgspec.json.decode(path.read_bytes(), type=StackState)
+    try:
+        alive = abs(psutil.Process(state.pid).create_time() - state.created) < 1.0
+    except psutil.NoSuchProcess:
+        return None
+    return state if alive else None
+
+
+async def health(url: str) -> str:
+    """``ok``, or what is wrong with the process that should answer there."""
+    timeout = aiohttp.ClientTimeout(total=HEALTH_LIMIT_S)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/healthz") as answer:
+            body = await answer.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return f"no answer: {type(error).__name__}"
+    if answer.status != 200:
+        return f"status {answer.status}: {body}"
+    return "no lanes" if body.get("lanes") == [] else "ok"
+
+
+def _port(wanted: int) -> int:
+    """The configured port when nobody listens on it, else a free one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return free_port()
+    return wanted
