@@ -14,7 +14,7 @@ import msgspec
 from msgspec import ValidationError
 
 from app import kafka_tools, topics
-from app.dev.commands import dev
+from app.dev.commands import demo, dev
 from app.errors import Misconfigured, SkustreamError
 from app.exactly_once.set_positions import Start, set_positions, show_positions
 from app.logs import configure_logs
@@ -260,4 +260,5 @@ def _show_positions(found: dict[int, Any], as_json: bool) -> None:
         click.echo(f"lane {lane}: {offsets or 'nothing read yet'}")
 
 
-main.add_command(dev)
+for command in (dev, demo):
+    main.add_command(command)

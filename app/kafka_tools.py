@@ -99,6 +99,12 @@ async def stock_of(settings: Settings, sku: str, location: str) -> StockRecord |
     return msgspec.json.decode(value, type=StockRecord) if value is not None else None
 
 
+async def levels(settings: Settings) -> dict[str, StockRecord]:
+    """The newest committed level of every key."""
+    values = await _last_values(settings, "stock.levels")
+    return {key.decode(): msgspec.json.decode(value, type=StockRecord) for key, value in values.items()}
+
+
 async def _send(settings: Settings, topic: str, records: Iterable[tuple[str, Record, str]]) -> None:
     producer = AIOKafkaProducer(**settings.kafka_options(), acks="all", enable_idempotence=True, linger_ms=5)
     async with _started(producer, settings):
@@ -113,14 +119,17 @@ async def _send(settings: Settings, topic: str, records: Iterable[tuple[str, Rec
             await future
 
 
-async def _last_values(
+async def read_topic(
     settings: Settings, topic: str, partitions: Iterable[int] | None = None
-) -> dict[bytes, bytes]:
-    """The newest committed value of every key of a compacted topic."""
+) -> AsyncIterator[list[Any]]:
+    """Every committed record of a topic that is there now, batch by batch, in offset order by partition.
+
+    Raises:
+        BrokerUnavailable: when no broker answers.
+    """
     consumer = AIOKafkaConsumer(
         **settings.kafka_options(), isolation_level="read_committed", enable_auto_commit=False
     )
-    values: dict[bytes, bytes] = {}
     async with _started(consumer, settings):
         numbers = range(settings.partitions) if partitions is None else partitions
         parts = [TopicPartition(topic, number) for number in numbers]
@@ -129,7 +138,16 @@ async def _last_values(
         ends = await consumer.end_offsets(parts)
         while not all([await consumer.position(part) >= ends[part] for part in parts]):
             for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
-                values.update((record.key, record.value) for record in records)
+                yield records
+
+
+async def _last_values(
+    settings: Settings, topic: str, partitions: Iterable[int] | None = None
+) -> dict[bytes, bytes]:
+    """The newest committed value of every key of a compacted topic."""
+    values: dict[bytes, bytes] = {}
+    async for records in read_topic(settings, topic, partitions):
+        values.update((record.key, record.value) for record in records)
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -14,6 +14,8 @@ import click
 import msgspec
 import psutil
 
+from app.dev.demo import demo as run_demo
+from app.dev.facts import Facts
 from app.dev.shops import SimulatorAdmin, catalogue, load
 from app.dev.status import Row, status_of
 from app.dev.supervisor import Stack, running_stack, state_file
@@ -155,3 +157,36 @@ def work_directory(name: str) -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory
+
+
+@click.command("demo")
+@click.option("--seconds", type=click.FloatRange(4, 3600), default=60.0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON, and progress to stderr.")
+@click.pass_obj
+def demo(settings: Settings, seconds: float, as_json: bool) -> None:
+    """Sell the same units in two shops for a minute, with faults and a SIGKILL, and check that all adds up.
+
+    Exit 1 when anything does not.
+    """
+    stack = Stack(work_directory("demo"), settings)
+    begin = time.monotonic()
+
+    def tell(line: str) -> None:
+        click.echo(f"{time.monotonic() - begin:6.1f} s  {line}", err=as_json)
+
+    facts = asyncio.run(run_demo(stack, seconds, tell))
+    if as_json:
+        click.echo(msgspec.json.encode(facts))
+    else:
+        _show_facts(facts)
+    sys.exit(not facts.add_up)
+
+
+def _show_facts(facts: Facts) -> None:
+    click.echo("")
+    for name, value in msgspec.structs.asdict(facts).items():
+        if name != "problems":
+            click.echo(f"  {name.replace('_', ' '):26} {value:>10}")
+    for problem in facts.problems:
+        click.echo(f"  {problem}")
+    click.echo("\neverything adds up" if facts.add_up else "\nNOT everything adds up")

@@ -11,7 +11,7 @@ import aiohttp
 import yaml
 from msgspec import Struct
 
-from app.errors import Bug
+from app.errors import Bug, Rejected
 from app.kafka_tools import send_listings, send_movements
 from app.records import Listing, Listings, Movement, MovementKind
 from app.settings import Settings
@@ -81,6 +81,10 @@ def _item(shop: int, number: int) -> int:
     return 1_000_000 * (shop + 1) + number
 
 
+class NotPossible(Rejected):
+    """A simulated shop cannot do what was asked, such as cancelling what has shipped."""
+
+
 class SimulatorAdmin:
     """The simulator's admin API."""
 
@@ -98,9 +102,15 @@ class SimulatorAdmin:
             await self._session.close()
 
     async def act(self, name: str, **body: Any) -> Any:
-        """POST; an answer that is not 200 is an error of the caller."""
+        """POST.
+
+        Raises:
+            NotPossible: when the shop's state does not allow it.
+        """
         assert self._session is not None, "used as a context"
         async with self._session.post(f"{self.url}/_admin/{name}", json=body) as answer:
+            if answer.status == 422:
+                raise NotPossible(f"simulator {name}: {await answer.text()}")
             if answer.status != 200:
                 raise Bug(f"simulator {name}: {answer.status} {await answer.text()}")
             return await answer.json()

@@ -164,6 +164,11 @@ class Stack:
             update={"bootstrap_servers": self.bootstrap, "shops_file": self.shops_file}
         )
 
+    def environment(self) -> dict[str, str]:
+        """The environment of a command that shall reach the stack."""
+        own = {"KAFKA_BOOTSTRAP_SERVERS": self.bootstrap, "SKUSTREAM_SHOPS_FILE": str(self.shops_file)}
+        return {**os.environ, **own}
+
     async def start(self) -> None:
         """Start the broker, create the topics, start every process.
 

@@ -127,8 +127,9 @@ def cancel(world: World, domain: str, order_id: int, *, restock: bool, refund: b
     """Cancel an order of which nothing was fulfilled.
 
     Without ``restock`` the units leave committed and on_hand (arithmetical consequence, facts 6 [U]).
-    With ``refund`` the order carries a refund that describes the same units, and ``refunds/create`` is
-    sent too; without one the webhook does not tell whether they were restocked.
+    A refund describes the same units, and ``refunds/create`` is sent too, when money goes back or units are
+    restocked: refund lines are the only place where Shopify says that units were restocked, so a restock
+    without money back is taken to make a refund of nothing (facts 6 [U]). Without either there is none.
     """
     shop, order = _open_order(world, domain, order_id)
     if any(line.fulfilled for line in order.lines):
@@ -141,16 +142,17 @@ def cancel(world: World, domain: str, order_id: int, *, restock: bool, refund: b
             act.move(line, line.location_id, line.open, LogKind.CANCELLED, moved)
             parts.append(_refunded(world, line, line.open, "cancel" if restock else "no_restock"))
     now = world.clock()
+    told = refund or restock
     made = Refund(id=world.new_id(), created_at=now, parts=tuple(parts))
     order = act.save(
         replace(
             order,
             cancelled_at=now,
-            refunds=(*order.refunds, made) if refund else order.refunds,
+            refunds=(*order.refunds, made) if told else order.refunds,
             lines=tuple(replace(line, removed=line.removed + line.open) for line in order.lines),
         )
     )
-    return act.webhooks(["orders/cancelled", "orders/updated"], made if refund else None)
+    return act.webhooks(["orders/cancelled", "orders/updated"], made if told else None)
 
 
 def refund(

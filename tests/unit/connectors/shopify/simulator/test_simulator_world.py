@@ -125,11 +125,14 @@ def test_a_cancelled_order_tells_in_its_refund_whether_it_was_restocked(
     assert (part.quantity, part.restock_type, part.location_id) == (2, kind, place)
 
 
-def test_a_cancel_without_a_refund_has_no_refund_lines(shop: Any) -> None:
+def test_a_cancel_has_no_refund_lines_only_when_nothing_goes_back(shop: Any) -> None:
     order = sell(shop).order
-    webhooks = shopper.cancel(shop.world, shop.domain, order.id, restock=True, refund=False)
+    webhooks = shopper.cancel(shop.world, shop.domain, order.id, restock=False, refund=False)
     assert "refunds/create" not in topics(webhooks)
     assert order_in(webhooks[0]).refunds == []
+    order = sell(shop).order
+    webhooks = shopper.cancel(shop.world, shop.domain, order.id, restock=True, refund=False)
+    assert order_in(webhooks[0]).refunds[0].refund_line_items[0].restock_type == "cancel"
 
 
 def test_a_return_comes_back_where_the_merchant_says(shop: Any) -> None:

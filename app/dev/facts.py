@@ -1,0 +1,301 @@
+"""Whether everything adds up, seen from outside: Kafka's committed records against the simulator's own log.
+
+Nothing here asks a service: what the shops did is the simulator's word, what we made of it is read from the
+topics that any consumer can read.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from statistics import quantiles
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from app.dev.shops import Key, SimulatorAdmin
+from app.kafka_tools import levels, read_topic
+from app.records import (
+    Alert,
+    AlertKind,
+    Envelope,
+    Listing,
+    MovementKind,
+    Outcome,
+    Push,
+    PushResult,
+    Result,
+    StockRecord,
+)
+from app.settings import Settings
+from tables.stock import channel_target
+
+SHIPPING = frozenset({"pushed", "edited"})
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What the demo prints; counts are of records or units, times in milliseconds."""
+
+    orders: int  # accepted by the shops
+    movements: int  # applied
+    duplicates_refused: int  # webhooks delivered more than once, and movements told more than once
+    oversold_across_shops: int  # units sold in one shop before our lowering write could reach it
+    oversold_otherwise: int
+    oversold_unnamed: int  # units that no alert names
+    listings: int
+    mismatched: int  # listings that show something else than they should
+    lost: int  # units that moved in a shop and not here
+    doubled: int  # units that moved here and not in a shop
+    click_to_stock_ms_p50: float  # from the shopper's click to the other shop's stock
+    click_to_stock_ms_p99: float
+    problems: list[str] = []  # what is mismatched, lost or doubled, in words
+
+    @property
+    def add_up(self) -> bool:
+        """Whether everything is as promised."""
+        wrong = self.mismatched + self.lost + self.doubled + self.oversold_otherwise + self.oversold_unnamed
+        return wrong == 0 and self.orders > 0
+
+
+class Sale(Struct, frozen=True, kw_only=True):
+    """One line of an accepted order, as the ledger and the shop's log have it."""
+
+    shop: str
+    key: str
+    quantity: int
+    clicked: float  # the simulator's monotonic seconds
+    version: int  # of the stock key, after it
+    before: int  # available, before it
+    oversold: int
+    movement: str
+
+
+class Difference(Struct, frozen=True, kw_only=True):
+    """Units of a key that moved here and in no shop (positive), or the other way round."""
+
+    key: str
+    part: str
+    units: int
+
+    def describe(self) -> str:
+        """One line."""
+        return f"{self.key} {self.part}: {abs(self.units)} units {'doubled' if self.units > 0 else 'lost'}"
+
+
+class Shown(Struct, kw_only=True):
+    """The acknowledged writes of a listing: target versions, rising, and when the shop had applied each."""
+
+    versions: list[int] = []
+    applied: list[float] = []
+
+    def since(self, version: int) -> float:
+        """When the shop had what this version says; infinity when never."""
+        index = bisect_left(self.versions, version)
+        return self.applied[index] if index < len(self.applied) else float("inf")
+
+
+async def gather(settings: Settings, admin: SimulatorAdmin, keys: Iterable[Key]) -> Facts:
+    """Read everything and compare."""
+    wanted = {key.name: key for key in keys}
+    log = (await admin.see("log"))["entries"]
+    shown = (await admin.see("stock"))["levels"]
+    outcomes = [outcome async for outcome in _values(settings, "stock.ledger", Outcome)]
+    known = await levels(settings)
+    applied = [outcome for outcome in outcomes if outcome.result is Result.APPLIED]
+    sales = _sales(applied, log)
+    seen = _shown([push async for push in _values(settings, "shopify.pushes", Push)], log)
+    across, otherwise = _oversold(sales, seen, wanted)
+    differences = _differences(known, wanted, applied, shown, log)
+    wrong = mismatches(known, wanted.values(), shown)
+    repeated = Counter(outcome.movement.id for outcome in applied)
+    times = _click_to_stock(sales, seen, wanted)
+    return Facts(
+        orders=len({(entry["shop"], entry["order"]) for entry in log if entry["kind"] == "sold"}),
+        movements=len(applied),
+        duplicates_refused=len(outcomes) - len(repeated) + await _repeated_webhooks(settings),
+        oversold_across_shops=across,
+        oversold_otherwise=otherwise,
+        oversold_unnamed=await _unnamed(settings, applied),
+        listings=sum(len(key.listings) for key in wanted.values()),
+        mismatched=len(wrong),
+        lost=sum(max(0, -difference.units) for difference in differences),
+        doubled=sum(max(0, one.units) for one in differences) + sum(count - 1 for count in repeated.values()),
+        click_to_stock_ms_p50=_percentile(times, 50),
+        click_to_stock_ms_p99=_percentile(times, 99),
+        problems=[*wrong, *(one.describe() for one in differences if one.units)],
+    )
+
+
+def mismatches(
+    known: Mapping[str, StockRecord], keys: Iterable[Key], shown: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """The listings that do not show what they should; while a key is oversold, anything up to 0 is right."""
+    available = {(row["shop"], row["item"], row["location"]): row["available"] for row in shown}
+    wrong = []
+    for key in keys:
+        record = known.get(key.name, StockRecord())
+        for listing in key.listings:
+            shows = available[listing.shop, listing.item, listing.location_id]
+            should = channel_target(record.level.available, listing)
+            if shows > 0 if record.level.available < 0 else shows != should:
+                wrong.append(f"{listing.key} ({key.name}): shows {shows}, should be {should}")
+    return wrong
+
+
+async def _values(settings: Settings, topic: str, kind: type[Any]) -> Any:
+    decode = msgspec.json.Decoder(kind).decode
+    async for records in read_topic(settings, topic):
+        for record in records:
+            yield decode(record.value)
+
+
+async def _repeated_webhooks(settings: Settings) -> int:
+    """Deliveries of a webhook after its first one."""
+    seen: set[tuple[str, str, str]] = set()
+    deliveries = 0
+    async for envelope in _values(settings, "shopify.orders", Envelope):
+        deliveries += 1
+        seen.add((envelope.shop, envelope.topic, envelope.webhook_id))
+    return deliveries - len(seen)
+
+
+async def _unnamed(settings: Settings, applied: Iterable[Outcome]) -> int:
+    """Oversold units without an alert that says so."""
+    named: Counter[str] = Counter()
+    async for alert in _values(settings, "stock.alerts", Alert):
+        if alert.kind is AlertKind.OVERSOLD and alert.orders:
+            named[alert.movement] += alert.units
+    return sum(abs(outcome.oversold - named[outcome.movement.id]) for outcome in applied)
+
+
+def _sales(applied: Iterable[Outcome], log: Iterable[Mapping[str, Any]]) -> list[Sale]:
+    clicks = {
+        (entry["shop"], entry["order"], entry["line"]): entry["monotonic_s"]
+        for entry in log
+        if entry["kind"] == "sold"
+    }
+    sales = []
+    for outcome in applied:
+        movement, cause = outcome.movement, outcome.movement.cause
+        if movement.kind is MovementKind.COMMITTED and (cause.shop, cause.order, cause.line) in clicks:
+            sales.append(
+                Sale(
+                    shop=cause.shop,
+                    key=movement.key,
+                    quantity=movement.quantity,
+                    clicked=clicks[cause.shop, cause.order, cause.line],
+                    version=outcome.version,
+                    before=outcome.before.available,
+                    oversold=outcome.oversold,
+                    movement=movement.id,
+                )
+            )
+    return sales
+
+
+def _shown(pushes: Iterable[Push], log: Iterable[Mapping[str, Any]]) -> dict[str, Shown]:
+    """By listing. A write is applied when the shop's log says so, whenever we heard of it."""
+    applied = {
+        (entry["key"], entry["item"], entry["location"]): entry["monotonic_s"]
+        for entry in log
+        if entry["kind"] == "pushed"
+    }
+    found: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for push in pushes:
+        if push.result is PushResult.ACKNOWLEDGED:
+            at = applied[push.intent, push.item, push.location_id]
+            found[f"{push.shop}/{push.item}/{push.location_id}"].append((push.target_version, at))
+    return {
+        listing: Shown(versions=[v for v, _ in sorted(writes)], applied=[at for _, at in sorted(writes)])
+        for listing, writes in found.items()
+    }
+
+
+def _others(key: Key, shop: str) -> list[Listing]:
+    return [listing for listing in key.listings if listing.shop != shop]
+
+
+def _reached(sale: Sale, shop: str, seen: Mapping[str, Shown], keys: Mapping[str, Key]) -> float:
+    """When the sale had lowered the stock of another shop."""
+    listing = next(one for one in keys[sale.key].listings if one.shop == shop)
+    return seen.get(listing.key, Shown()).since(sale.version)
+
+
+def _oversold(sales: Iterable[Sale], seen: Mapping[str, Shown], keys: Mapping[str, Key]) -> tuple[int, int]:
+    """Oversold units: those of which another shop could not know yet, and all others."""
+    by_key: dict[str, list[Sale]] = defaultdict(list)
+    for sale in sales:
+        by_key[sale.key].append(sale)
+    across = otherwise = 0
+    for sale in (one for group in by_key.values() for one in group if one.oversold):
+        blind = 0
+        for other in by_key[sale.key]:
+            if other.shop == sale.shop:
+                continue
+            first, second = sorted((sale, other), key=lambda one: one.clicked)
+            if _reached(first, second.shop, seen, keys) > second.clicked:
+                blind += other.quantity
+        across += min(sale.oversold, blind)
+        otherwise += max(0, sale.oversold - blind)
+    return across, otherwise
+
+
+def _click_to_stock(sales: Iterable[Sale], seen: Mapping[str, Shown], keys: Mapping[str, Key]) -> list[float]:
+    """Milliseconds for each sale that had to lower another shop's stock and did."""
+    times = []
+    for sale in sales:
+        if sale.before <= 0:
+            continue  # the other shop showed 0 already
+        for listing in _others(keys[sale.key], sale.shop):
+            at = _reached(sale, listing.shop, seen, keys)
+            if at != float("inf"):
+                times.append(max(0.0, (at - sale.clicked) * 1000))
+    return times
+
+
+def _differences(
+    known: Mapping[str, StockRecord],
+    keys: Mapping[str, Key],
+    applied: Iterable[Outcome],
+    shown: Iterable[Mapping[str, Any]],
+    log: Iterable[Mapping[str, Any]],
+) -> list[Difference]:
+    """Our committed and on_hand against what the shops did themselves."""
+    pushed: Counter[tuple[str, int, int]] = Counter()
+    for entry in log:
+        if entry["kind"] in SHIPPING:
+            pushed[entry["shop"], entry["item"], entry["location"]] += entry.get("delta") or 0
+    committed: Counter[str] = Counter()
+    physical: Counter[str] = Counter()
+    rows = {(row["shop"], row["item"], row["location"]): row for row in shown}
+    for name, key in keys.items():
+        for listing in key.listings:
+            row = rows[listing.shop, listing.item, listing.location_id]
+            committed[name] += row["committed"]
+            physical[name] += row["on_hand"] - pushed[listing.shop, listing.item, listing.location_id]
+    own = _own_movements(applied)
+    found = []
+    for name in keys:
+        level = known.get(name, StockRecord()).level
+        # What left is negative in on_hand: a shipment that was lost leaves too many units there.
+        left = physical[name] + own[name] - level.on_hand
+        found.append(Difference(key=name, part="committed", units=level.committed - committed[name]))
+        found.append(Difference(key=name, part="shipped", units=left))
+    return found
+
+
+def _own_movements(applied: Iterable[Outcome]) -> Counter[str]:
+    """What moved on_hand without any shop: counts and receipts."""
+    moved: Counter[str] = Counter()
+    for outcome in applied:
+        if not outcome.movement.cause.shop:
+            moved[outcome.movement.key] += outcome.after.on_hand - outcome.before.on_hand
+    return moved
+
+
+def _percentile(times: list[float], percent: int) -> float:
+    if len(times) < 2:
+        return 0.0
+    return round(quantiles(times, n=100, method="inclusive")[percent - 1], 1)
