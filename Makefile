@@ -4,10 +4,11 @@ BIN := $(VENV)/bin
 STAMPS := .stamps
 JARS := .skustream/kafka-jars
 
-.PHONY: help setup test test-long lint clean
+.PHONY: help setup demo test test-long lint clean
 
 help:
 	@echo "make setup      virtual environment, dependencies, Kafka jars (all other targets do it)"
+	@echo "make demo       two shops sell the same units for a minute on real Kafka, and everything is checked"
 	@echo "make test       lint, types and all tests, on a real local Kafka broker"
 	@echo "make test-long  also the long chaos and fuzz runs"
 
@@ -33,6 +34,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+demo: setup
+	$(BIN)/skustream demo
 
 test: lint
 	$(BIN)/pytest -q -m "not long"

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import ValidationError
 
 from app import kafka_tools, topics
-from app.dev.commands import demo, dev
+from app.dev.commands import chaos, demo, dev
 from app.errors import Misconfigured, SkustreamError
 from app.exactly_once.set_positions import Start, set_positions, show_positions
 from app.logs import configure_logs
@@ -260,5 +260,5 @@ def _show_positions(found: dict[int, Any], as_json: bool) -> None:
         click.echo(f"lane {lane}: {offsets or 'nothing read yet'}")
 
 
-for command in (dev, demo):
+for command in (dev, demo, chaos):
     main.add_command(command)

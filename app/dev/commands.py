@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import click
 import msgspec
 import psutil
 
+from app.dev.chaos import Facts as ChaosFacts
+from app.dev.chaos import chaos as run_chaos
 from app.dev.demo import demo as run_demo
 from app.dev.facts import Facts
 from app.dev.shops import SimulatorAdmin, catalogue, load
@@ -182,11 +185,36 @@ def demo(settings: Settings, seconds: float, as_json: bool) -> None:
     sys.exit(not facts.add_up)
 
 
-def _show_facts(facts: Facts) -> None:
+@click.command("chaos")
+@click.option("--seconds", type=click.FloatRange(10, 24 * 3600), default=60.0, show_default=True)
+@click.option("--seed", type=int, help="Of a run to repeat; made here by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON, and progress to stderr.")
+@click.pass_obj
+def chaos(settings: Settings, seconds: float, seed: int | None, as_json: bool) -> None:
+    """Kill, pause and cut off the services while events come in, and check that each counts exactly once.
+
+    Exit 1 when any event is lost or doubled, or a level or a store is not exactly what it should be.
+    """
+    begin = time.monotonic()
+
+    def tell(line: str) -> None:
+        click.echo(f"{time.monotonic() - begin:6.1f} s  {line}", err=as_json)
+
+    chosen = random.randrange(1 << 32) if seed is None else seed
+    facts = asyncio.run(run_chaos(work_directory("chaos"), settings, seconds, chosen, tell))
+    if as_json:
+        click.echo(msgspec.json.encode(facts))
+    else:
+        _show_facts(facts)
+    sys.exit(not facts.add_up)
+
+
+def _show_facts(facts: Facts | ChaosFacts) -> None:
     click.echo("")
-    for name, value in msgspec.structs.asdict(facts).items():
-        if name != "problems":
-            click.echo(f"  {name.replace('_', ' '):26} {value:>10}")
-    for problem in facts.problems:
+    values = msgspec.structs.asdict(facts)
+    problems = values.pop("problems", [])
+    for name, value in values.items():
+        click.echo(f"  {name.replace('_', ' '):26} {value!s:>10}")
+    for problem in problems:
         click.echo(f"  {problem}")
     click.echo("\neverything adds up" if facts.add_up else "\nNOT everything adds up")

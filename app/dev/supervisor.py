@@ -20,7 +20,7 @@ from app import topics
 from app.dev.shops import write_shops_file
 from app.errors import Misconfigured, Retry
 from app.local_kafka import LocalKafka, external_bootstrap, free_port
-from app.services import WORKERS
+from app.services import SERVICES, WORKERS
 from app.settings import Settings
 
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -28,6 +28,7 @@ STEADY_S = 60.0
 """A process that ran this long begins with the shortest pause again."""
 STOP_LIMIT_S = 15.0
 HEALTH_LIMIT_S = 3.0
+SIMULATOR = "simulator"
 POLL_S = 0.2
 BROKER_POLL_S = 1.0
 
@@ -137,15 +138,28 @@ class Stack:
         *,
         echo: Echo = lambda name, line: None,
         workers: Mapping[str, int] | None = None,
+        only: Sequence[str] = (SIMULATOR, *SERVICES),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """``workers`` says how many processes a service has; one by default."""
+        """Prepare a stack.
+
+        Args:
+            directory: for everything it keeps.
+            settings: ports and the rest; where Kafka and the shops are is the stack's own.
+            echo: shows the lines of the processes.
+            workers: how many processes a worker service has; one by default.
+            only: what is started.
+            environment: further variables of every process.
+        """
         self.directory = directory
         self.processes: dict[str, Process] = {}
         self.broker: LocalKafka | None = None
         self._echo = echo
         self._workers = dict(workers or {})
+        self._only = only
+        self._extra = dict(environment or {})
         self._keepers: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._broker_keeper: asyncio.Task[None] | None = None
         self._broker_change = asyncio.Lock()
         external = external_bootstrap()
         if external is None:
@@ -176,52 +190,61 @@ class Stack:
             Misconfigured: when Java or the jars are missing, or the directory is in use.
             BrokerUnavailable: when the broker does not answer.
         """
-        (self.directory / "logs").mkdir(parents=True, exist_ok=True)
         write_shops_file(self.shops_file, self.simulator_port)
         if self.broker is not None:
             await asyncio.to_thread(self.broker.start)
-            self._keepers.append(asyncio.create_task(self._keep_broker()))
+            self._broker_keeper = asyncio.create_task(self._keep_broker())
         await topics.apply(self.settings)
-        self._add("simulator", ["simulator"], self.simulator_port, {})
+        await self.start_processes(self._workers, self.directory / "data")
+
+    async def start_processes(self, workers: Mapping[str, int], data_dir: Path) -> None:
+        """Start the processes; ``data_dir`` is where each worker has a directory of its own."""
+        (self.directory / "logs").mkdir(parents=True, exist_ok=True)
+        self._add(SIMULATOR, [SIMULATOR], self.simulator_port, {})
         self._add("receiver", ["run", "receiver"], self._receiver_port, {})
         for service in WORKERS:
-            self._add_workers(service)
-        for process in self.processes.values():
-            self._keepers.append(asyncio.create_task(self._keep(process)))
+            self._add_workers(service, workers.get(service, 1), data_dir)
+        self._keepers = [asyncio.create_task(self._keep(process)) for process in self.processes.values()]
 
-    def _add_workers(self, service: str) -> None:
-        count = self._workers.get(service, 1)
+    async def stop_processes(self) -> None:
+        """Stop all processes, the simulator last; the broker goes on."""
+        await _cancel(self._keepers)
+        last = self.processes.get(SIMULATOR)
+        await asyncio.gather(*(one.stop() for one in self.processes.values() if one is not last))
+        if last is not None:
+            await last.stop()
+        self.processes.clear()
+
+    async def stop(self) -> None:
+        """Stop everything."""
+        await self.stop_processes()
+        if self.broker is not None:
+            if self._broker_keeper is not None:
+                await _cancel([self._broker_keeper])
+            await asyncio.to_thread(self.broker.stop)
+
+    def _add_workers(self, service: str, count: int, data_dir: Path) -> None:
         for number in range(1, count + 1):
             name = service if count == 1 else f"{service}-{number}"
             variable = f"SKUSTREAM_{service.upper()}_PORT"
             port = _port(getattr(self._settings, f"{service}_port")) if number == 1 else free_port()
-            own = {variable: str(port), "SKUSTREAM_DATA_DIR": str(self.directory / "data" / name)}
+            own = {variable: str(port), "SKUSTREAM_DATA_DIR": str(data_dir / name)}
             self._add(name, ["run", service], port, own)
 
     def _add(self, name: str, arguments: Sequence[str], port: int, own: Mapping[str, str]) -> None:
+        if arguments[-1] not in self._only:
+            return
         environment = {
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
             "SKUSTREAM_SHOPS_FILE": str(self.shops_file),
             "SKUSTREAM_SIMULATOR_PORT": str(self.simulator_port),
             "SKUSTREAM_RECEIVER_PORT": str(self._receiver_port),
+            **self._extra,
             **own,
         }
         log = self.directory / "logs" / f"{name}.log"
         url = f"http://127.0.0.1:{port}"
         self.processes[name] = Process(name, arguments, environment, url, log)
-
-    async def stop(self) -> None:
-        """Stop everything: services, then the simulator, then the broker."""
-        self._stopping = True
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
-        last = self.processes.get("simulator")
-        await asyncio.gather(*(one.stop() for one in self.processes.values() if one is not last))
-        if last is not None:
-            await last.stop()
-        if self.broker is not None:
-            await asyncio.to_thread(self.broker.stop)
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one process; one that ends is started again."""
@@ -301,6 +324,12 @@ class Stack:
         new = path.with_suffix(".new")
         new.write_bytes(msgspec.json.encode(state))
         new.replace(path)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def state_file(directory: Path) -> Path:

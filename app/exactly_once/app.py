@@ -84,7 +84,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self._epoch = 0
         self._misrouted: set[str] = set()
         self._watchdog: asyncio.Task[None] | None = None
-        self._open_callbacks: set[int] = set()
+        self._open_lanes: set[int] = set()
         super().__init__(
             f"skustream.{service}",
             broker=_broker_urls(self.kafka_options),
@@ -248,7 +248,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             return
         for lane in lanes:
             lane.begin(lane.position)
-            self._open_callbacks.add(lane.partition)
+            self._open_lanes.add(lane.partition)
             for opened in self._opened:
                 opened(lane)
         metrics.LANES.labels(self.service).set(len(lanes))
@@ -258,8 +258,8 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
     async def _close_lanes(self) -> None:
         lanes, self.lanes = self.lanes, {}
         for lane in lanes.values():
-            if lane.partition in self._open_callbacks:
-                self._open_callbacks.discard(lane.partition)
+            if lane.partition in self._open_lanes:
+                self._open_lanes.discard(lane.partition)
                 for closed in self._closed:
                     closed(lane)
         await asyncio.gather(*(lane.stop() for lane in lanes.values()))
@@ -350,16 +350,31 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             )
 
     def health(self) -> dict[str, Any]:
-        """Whether every lane works; ``ok`` is false from the first failure until the lanes are open again."""
+        """Whether every lane works; ``ok`` is false from the first failure until the lanes are open again.
+
+        ``lanes`` take records; ``opening`` are ours and still being restored.
+        """
         failed = {lane.partition: repr(lane.failed) for lane in self.lanes.values() if lane.failed}
-        ok = not failed and self.fatal is None
-        return {"ok": ok, "service": self.service, "lanes": sorted(self.lanes), "failed": failed}
+        opening = sorted(self.lanes.keys() - self._open_lanes)
+        return {
+            "ok": not failed and self.fatal is None,
+            "service": self.service,
+            "lanes": sorted(self._open_lanes),
+            "opening": opening,
+            "failed": failed,
+        }
 
     def _serve_pages(self) -> None:
         @self.page("/healthz")  # type: ignore[untyped-decorator]  # faust ships no types
         async def healthz(web: Any, request: Any) -> Any:
             health = self.health()
             return web.json(health, status=200 if health["ok"] else 503)
+
+        @self.page("/readyz")  # type: ignore[untyped-decorator]  # faust ships no types
+        async def readyz(web: Any, request: Any) -> Any:
+            health = self.health()
+            ready = health["ok"] and health["lanes"] and not health["opening"]
+            return web.json(health, status=200 if ready else 503)
 
         @self.page("/metrics")  # type: ignore[untyped-decorator]  # faust ships no types
         async def exposition(web: Any, request: Any) -> Any:

@@ -1,0 +1,241 @@
+"""The push rules: differences that commute with what we have not heard of yet."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from app.records import Listing, PushResult, Target
+from tables import pushes
+from tables.pushes import Entry, Intent, PushState
+from tables.stock import channel_target
+
+LISTING = "north.myshopify.com/11/21"
+
+
+def target(
+    wanted: int = 5,
+    *,
+    available: int | None = None,
+    committed: int = 0,
+    physical: int = 0,
+    version: int = 1,
+    item: int = 11,
+) -> Target:
+    return Target(
+        shop="north.myshopify.com",
+        item=item,
+        location_id=21,
+        sku="TEE",
+        location="main",
+        available=wanted if available is None else available,
+        wanted=wanted,
+        committed=committed,
+        physical_total=physical,
+        version=version,
+    )
+
+
+def read(state: PushState, units: int) -> PushState:
+    return pushes.take_units(state, units, state.target.physical_total)
+
+
+@pytest.mark.parametrize(
+    ("units", "told", "delta"),
+    [
+        (0, target(5), 5),  # the shop shows 0
+        (7, target(5, committed=2), 0),  # 5 shown, 2 held by its own orders
+        (7, target(5), -2),  # 2 orders that nobody told us of yet: their webhook makes it 0
+        (4, target(5, physical=-3), 1),  # 3 shipped before the read
+        (2, target(0, available=-1), -2),  # oversold: down to 0
+        (0, target(0, available=-1, committed=3), 0),  # a backorder of -3 is the shop's own: never up
+        (-3, target(0, available=0), 3),
+    ],
+)
+def test_the_difference(units: int, told: Target, delta: int) -> None:
+    assert pushes.difference(read(PushState(target=told), units)) == delta
+
+
+def test_an_older_target_changes_nothing() -> None:
+    state = pushes.take_target(None, target(5, version=3))
+    assert pushes.take_target(state, target(9, version=3)) is state
+    assert pushes.take_target(state, target(9, version=2)) is state
+    assert pushes.take_target(state, target(9, version=4)).target.wanted == 9
+
+
+def test_a_read_is_not_used_when_something_shipped_meanwhile() -> None:
+    state = PushState(target=target(5, physical=-2))
+    assert pushes.take_units(state, 9, asked=0).offset is None
+    assert pushes.take_units(state, 9, asked=-2).offset == 11
+
+
+def test_a_call_has_at_most_250_entries_and_a_suspect_goes_alone() -> None:
+    states = [read(PushState(target=target(5, item=item)), 0) for item in range(300)]
+    assert len(pushes.entries_of(states)) == 250
+    suspect = pushes.release(pushes.begin(states[0], _intent()), alone=True)
+    assert [entry.listing for entry in pushes.entries_of([suspect, *states[1:]])] == [suspect.target.key]
+    assert suspect.target.key not in {e.listing for e in pushes.entries_of([*states[1:], suspect])}
+
+
+def test_refusals_hold_a_listing_until_its_next_target() -> None:
+    state = read(PushState(target=target(5)), 0)
+    for _ in range(2):
+        state = pushes.refuse(pushes.begin(state, _intent()), "INVALID_LOCATION", 3)
+        assert pushes.needs_push(state)
+    state = pushes.refuse(pushes.begin(state, _intent()), "INVALID_LOCATION", 3)
+    assert not pushes.needs_push(state)
+    assert state.held == "INVALID_LOCATION"
+    state = pushes.take_target(state, target(6, version=2))
+    assert pushes.needs_push(state)
+    assert pushes.refuse(state, "again", 3).held == "again"
+
+
+def test_a_forgotten_write_is_read_again() -> None:
+    state = pushes.forget(pushes.begin(read(PushState(target=target(5)), 0), _intent()))
+    assert pushes.needs_read(state)
+    assert not pushes.needs_push(state)
+
+
+@pytest.mark.parametrize(
+    ("entries", "indexes", "blamed"), [(1, [None], {0}), (3, [1, 7], {1}), (3, [None], set())]
+)
+def test_who_is_to_blame(entries: int, indexes: list[int | None], blamed: set[int]) -> None:
+    row = Entry(listing=LISTING, delta=1, wanted=1, version=1)
+    assert pushes.blamed([row] * entries, indexes) == blamed
+
+
+def test_the_public_record_of_a_push() -> None:
+    state = PushState(target=target(5))
+    push = pushes.push_of(
+        state,
+        Entry(listing=state.target.key, delta=5, wanted=5, version=1),
+        _intent(),
+        PushResult.REFUSED,
+        "x",
+    )
+    assert (push.shop, push.item, push.location_id, push.delta, push.error) == (
+        "north.myshopify.com", 11, 21, 5, "x",
+    )  # fmt: skip
+
+
+def _intent() -> Intent:
+    return Intent(key="k", shop="north.myshopify.com", variables="{}", entries=[], created_ms=0)
+
+
+class ShopAndUs(RuleBasedStateMachine):
+    """A shop that sells and ships, us hearing of it late, another channel, and slow writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shop_available = self.shop_committed = 0
+        self.on_hand = 0
+        self.committed = self.own_committed = self.physical = 0
+        self.version = 1
+        self.unheard: deque[tuple[int, int]] = deque()  # (committed, physical)
+        self.under_way: Entry | None = None
+        self.applied = False
+        self.state = read(pushes.take_target(None, self._target()), 0)
+
+    @rule(quantity=st.integers(1, 5))
+    def the_shop_sells_what_it_shows(self, quantity: int) -> None:
+        sold = min(quantity, max(0, self.shop_available))
+        self.shop_available -= sold
+        self.shop_committed += sold
+        self.unheard.append((sold, 0))
+
+    @rule(quantity=st.integers(1, 5))
+    def the_shop_cancels(self, quantity: int) -> None:
+        released = min(quantity, self.shop_committed)
+        self.shop_available += released
+        self.shop_committed -= released
+        self.unheard.append((-released, 0))
+
+    @rule(quantity=st.integers(1, 5))
+    def the_shop_ships(self, quantity: int) -> None:
+        shipped = min(quantity, self.shop_committed)
+        self.shop_committed -= shipped
+        self.unheard.append((-shipped, -shipped))
+
+    @rule(quantity=st.integers(1, 3))
+    def a_return_comes_back_in_the_shop(self, quantity: int) -> None:
+        self.shop_available += quantity
+        self.unheard.append((0, quantity))
+
+    @rule(units=st.integers(-6, 9))
+    def another_channel_moves_units(self, units: int) -> None:
+        self.on_hand += units
+        self._tell()
+
+    @precondition(lambda self: self.unheard)
+    @rule()
+    def we_hear_of_the_oldest(self) -> None:
+        committed, physical = self.unheard.popleft()
+        self.committed += committed
+        self.own_committed += committed
+        self.on_hand += physical
+        self.physical += physical
+        self._tell()
+
+    @precondition(lambda self: self.under_way is None)
+    @rule()
+    def we_begin_a_write(self) -> None:
+        entries = pushes.entries_of([self.state])
+        if entries:
+            [self.under_way] = entries
+            self.state = pushes.begin(self.state, _intent())
+            self.applied = False
+
+    @precondition(lambda self: self.under_way is not None and not self.applied)
+    @rule()
+    def the_shop_applies_it(self) -> None:
+        assert self.under_way is not None
+        self.shop_available += self.under_way.delta
+        self.applied = True
+
+    @precondition(lambda self: self.applied)
+    @rule()
+    def we_hear_that_it_did(self) -> None:
+        assert self.under_way is not None
+        self.state = pushes.acknowledge(self.state, self.under_way)
+        self.under_way, self.applied = None, False
+
+    def teardown(self) -> None:
+        """Once all is heard and written, the shop shows exactly what it should."""
+        while self.unheard:
+            self.we_hear_of_the_oldest()
+        for _ in range(2):
+            if self.under_way is None:
+                self.we_begin_a_write()
+            if self.under_way is not None:
+                if not self.applied:
+                    self.the_shop_applies_it()
+                self.we_hear_that_it_did()
+        available = self.on_hand - self.committed
+        if available >= 0:
+            assert self.shop_available == available
+        else:
+            assert self.shop_available <= 0
+        assert self.shop_committed == self.own_committed
+
+    def _tell(self) -> None:
+        self.version += 1
+        self.state = pushes.take_target(self.state, self._target())
+
+    def _target(self) -> Target:
+        available = self.on_hand - self.committed
+        listing = Listing(shop="north.myshopify.com", item=11, variant=1, location_id=21)
+        return target(
+            channel_target(available, listing),
+            available=available,
+            committed=self.own_committed,
+            physical=self.physical,
+            version=self.version,
+        )
+
+
+TestShopAndUs = ShopAndUs.TestCase
+TestShopAndUs.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
