@@ -158,7 +158,7 @@ class Stack:
         self._workers = dict(workers or {})
         self._only = only
         self._extra = dict(environment or {})
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers: dict[str, asyncio.Task[None]] = {}  # by process
         self._broker_keeper: asyncio.Task[None] | None = None
         self._broker_change = asyncio.Lock()
         external = external_bootstrap()
@@ -204,11 +204,13 @@ class Stack:
         self._add("receiver", ["run", "receiver"], self._receiver_port, {})
         for service in WORKERS:
             self._add_workers(service, workers.get(service, 1), data_dir)
-        self._keepers = [asyncio.create_task(self._keep(process)) for process in self.processes.values()]
+        for name in self.processes:
+            self.resume(name)
 
     async def stop_processes(self) -> None:
         """Stop all processes, the simulator last; the broker goes on."""
-        await _cancel(self._keepers)
+        await _cancel(list(self._keepers.values()))
+        self._keepers.clear()
         last = self.processes.get(SIMULATOR)
         await asyncio.gather(*(one.stop() for one in self.processes.values() if one is not last))
         if last is not None:
@@ -245,6 +247,16 @@ class Stack:
         log = self.directory / "logs" / f"{name}.log"
         url = f"http://127.0.0.1:{port}"
         self.processes[name] = Process(name, arguments, environment, url, log)
+
+    async def hold(self, name: str) -> None:
+        """Stop one process, and do not start it again until ``resume``."""
+        await _cancel([self._keepers.pop(name)])
+        await self.processes[name].stop()
+        self.save()
+
+    def resume(self, name: str) -> None:
+        """Start a process and keep it running."""
+        self._keepers[name] = asyncio.create_task(self._keep(self.processes[name]))
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one process; one that ends is started again."""

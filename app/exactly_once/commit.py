@@ -109,4 +109,6 @@ class _Sends:
         batch = self._open.pop(target)
         topic, partition = target
         future = await self._producer.send_batch(batch, topic, partition=partition)
+        # When one send fails the others' errors are nobody's: without this each is logged with a traceback.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._sent.append((target, batch.record_count(), future))

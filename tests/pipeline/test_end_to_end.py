@@ -1,0 +1,270 @@
+"""All services, real Kafka and the simulator: what a shopper does in one shop, the other one shows, once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+import pytest_asyncio
+
+from app.dev.demo import listed, quiet
+from app.dev.facts import gather
+from app.dev.shops import DOMAINS, Key, SimulatorAdmin, catalogue, load
+from app.dev.status import status_of
+from app.dev.supervisor import Stack, running_stack
+from app.errors import Misconfigured
+from app.exactly_once.set_positions import Start, set_positions
+from app.kafka_tools import levels, read_topic, send_listings
+from app.records import DeadLetter, Level, Listing, Listings, Outcome
+from app.services import WORKERS
+from app.settings import load_settings
+
+pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="module")]
+LIMIT_S = 60.0
+SKUS, OPENING = 12, 50
+NORTH, SOUTH = DOMAINS
+
+
+class Running:
+    """The stack with its simulator, and the keys of its catalogue, each used by one test."""
+
+    def __init__(self, stack: Stack, admin: SimulatorAdmin, keys: list[Key]) -> None:
+        self.stack = stack
+        self.admin = admin
+        self.keys = keys
+        self._unused = iter([key for key in keys if key.location == "main"])
+
+    def key(self) -> Key:
+        return next(self._unused)
+
+    async def sell(self, key: Key, quantity: int, shop: int = 0) -> dict[str, Any]:
+        """A web order; as its webhook has it."""
+        lines = [{"item": key.listings[shop].item, "quantity": quantity}]
+        answer = await self.admin.act("sell", shop=DOMAINS[shop], lines=lines)
+        assert answer["accepted"]
+        order: dict[str, Any] = answer["order"]
+        return order
+
+    async def shows(self, listing: Listing) -> int:
+        """What the shop shows."""
+        rows = (await self.admin.see("stock"))["levels"]
+        place = (listing.shop, listing.item, listing.location_id)
+        return next(row["available"] for row in rows if (row["shop"], row["item"], row["location"]) == place)
+
+    async def level(self, key: Key) -> Level:
+        return (await levels(self.stack.settings))[key.name].level
+
+    async def log(self, kind: str, **fields: Any) -> list[dict[str, Any]]:
+        """The simulator's log entries of a kind."""
+        entries = (await self.admin.see("log"))["entries"]
+        return [one for one in entries if one["kind"] == kind and fields.items() <= one.items()]
+
+    async def outcomes(self, key: Key) -> Counter[str]:
+        """How often each movement of a key was applied."""
+        found: Counter[str] = Counter()
+        async for records in read_topic(self.stack.settings, "stock.ledger"):
+            for record in records:
+                outcome = msgspec.json.decode(record.value, type=Outcome)
+                if record.key == key.name.encode() and outcome.result == "applied":
+                    found[outcome.movement.id] += 1
+        return found
+
+    async def quiet(self) -> None:
+        await quiet(self.stack, self.admin, self.keys, LIMIT_S)
+        assert await listed(self.stack, self.admin, self.keys)
+
+    async def webhook(self, session: aiohttp.ClientSession, topic: str, body: dict[str, Any]) -> int:
+        """Send a webhook as the north shop would; the status of the answer."""
+        data = msgspec.json.encode(body)
+        secret = f"example-secret-{NORTH.partition('.')[0]}".encode()
+        signature = base64.b64encode(hmac.new(secret, data, hashlib.sha256).digest()).decode()
+        headers = {
+            "X-Shopify-Topic": topic,
+            "X-Shopify-Shop-Domain": NORTH,
+            "X-Shopify-Hmac-Sha256": signature,
+                hmac.new(secret, data, hashlib.sha256).digest()
+            ).decode(),
+            "X-Shopify-Webhook-Id": f"test-{body['id']}",
+        }
+        url = f"{self.stack.processes['receiver'].state.url}/webhooks/shopify"
+        async with session.post(url, data=data, headers=headers) as answer:
+            return answer.status
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    stack = Stack(tmp_path_factory.mktemp("stack"), load_settings())
+    keys = catalogue(SKUS, OPENING)
+    try:
+        await stack.start()
+        await stack.wait_healthy(LIMIT_S)
+        async with SimulatorAdmin(stack.simulator_url) as admin:
+            await load(stack.settings, admin, keys)
+            await until(lambda: listed(stack, admin, keys), "every listing shows its opening stock")
+            yield Running(stack, admin, keys)
+    finally:
+        await stack.stop()
+
+
+async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not await condition():  # each look is a request, which gives way to everything else
+            pass
+
+
+async def test_what_one_shop_sells_the_other_shows_less(running: Running) -> None:
+    key = running.key()
+    north, south = key.listings
+    await running.sell(key, 3)
+    await until(lambda: _is(running.shows(south), OPENING - 3), "the other shop shows less")
+    assert await running.shows(north) == OPENING - 3
+    pushed = await running.log("pushed", item=south.item, delta=-3)
+    assert len(pushed) == 1
+    await running.sell(key, 2, shop=1)
+    await until(lambda: _is(running.shows(north), OPENING - 5), "and the other way round")
+    # An order is never written back to the shop that it came from.
+    assert not await running.log("pushed", item=north.item, delta=-3)
+    assert not await running.log("pushed", item=south.item, delta=-2)
+
+
+async def test_a_webhook_sent_100_times_moves_stock_once_also_after_a_restart(running: Running) -> None:
+    key = running.key()
+    order = await running.sell(key, 4)
+    async with aiohttp.ClientSession() as session:
+        answers = await asyncio.gather(
+            *(running.webhook(session, "orders/create", order) for _ in range(100))
+        )
+        assert set(answers) == {200}
+        await until(lambda: _is(running.shows(key.listings[1]), OPENING - 4), "the sale")
+        for name in ("orders", "stock"):
+            running.stack.signal(name, signal.SIGKILL)
+        assert await running.webhook(session, "orders/create", order) == 200
+        await running.stack.wait_healthy(LIMIT_S)
+        await running.quiet()
+    assert (await running.level(key)).committed == 4
+    assert set((await running.outcomes(key)).values()) == {1}
+
+
+async def test_a_writer_killed_before_it_hears_the_answer_writes_once(running: Running) -> None:
+    key = running.key()
+    south = key.listings[1]
+    await running.quiet()
+    await running.admin.act("faults", next={"error_after": 1})
+    await running.sell(key, 5)
+    await until(lambda: running.log("pushed", item=south.item, delta=-5), "the shop has applied the write")
+    running.stack.signal("shopify", signal.SIGKILL)
+    [pushed] = await running.log("pushed", item=south.item, delta=-5)
+    await until(lambda: running.log("replayed", key=pushed["key"]), "the same key is sent again")
+    await running.quiet()
+    assert len(await running.log("pushed", item=south.item, delta=-5)) == 1
+    assert await running.shows(south) == OPENING - 5
+
+
+async def test_a_cancelled_order_without_refund_lines_is_read(running: Running) -> None:
+    key = running.key()
+    order = await running.sell(key, 6)
+    await running.admin.act("cancel", shop=NORTH, order=order["id"], restock=False, refund=False)
+    await until(lambda: _is(_on_hand(running, key), OPENING - 6), "written off after a read")
+    assert (await running.level(key)).committed == 0
+
+
+async def test_an_order_waits_for_its_listing(running: Running) -> None:
+    item, variant, location = 7_777, 8_888, 1001
+    items = [{"sku": "NEW", "item": item, "variant": variant, "available": {str(location): 9}}]
+    await running.admin.act("items", shop=NORTH, items=items)
+    answer = await running.admin.act("sell", shop=NORTH, lines=[{"item": item, "quantity": 2}])
+    await until(lambda: _dead_letter(running, f"/{answer['order']['id']}"), "a dead letter names the line")
+    listing = Listing(shop=NORTH, item=item, variant=variant, location_id=location)
+    await send_listings(
+        running.stack.settings,
+        [Listings(sku="NEW", location="main", listings=[listing], updated_at=datetime.now(UTC))],
+    )
+    new = Key(sku="NEW", location="main", listings=(listing,), opening=0)
+    await until(lambda: _is(_committed(running, new), 2), "the order counts when its line is listed")
+
+
+async def test_a_listing_that_the_shop_refuses_is_held_and_the_others_go_on(running: Running) -> None:
+    key, settings = running.key(), running.stack.settings
+    ghost = msgspec.structs.replace(key.listings[1], item=4_040_404)
+    both = Listings(sku=key.sku, location=key.location, listings=[*key.listings, ghost])
+    await send_listings(settings, [both])
+    await running.sell(key, 1)
+    await until(lambda: _is(running.shows(key.listings[1]), OPENING - 1), "the good listing is written")
+    await until(lambda: _dead_letter(running, ghost.key, "shopify"), "the refused listing is a dead letter")
+    await send_listings(settings, [msgspec.structs.replace(both, listings=list(key.listings))])
+
+
+async def test_orders_read_again_from_the_start_move_nothing_twice(running: Running) -> None:
+    await running.quiet()
+    before = await levels(running.stack.settings)
+    settings = running.stack.settings
+    await running.stack.hold("orders")
+    sources = WORKERS["orders"](settings).source_topics
+    await until(lambda: _set_to_start(settings, sources), "its group is empty, and its positions are set")
+    running.stack.resume("orders")
+    await running.stack.wait_healthy(LIMIT_S)
+    await running.quiet()
+    after = await levels(settings)
+    assert {key: record.level for key, record in after.items()} == {
+        key: record.level for key, record in before.items()
+    }
+
+
+async def test_each_service_alone_may_be_away_and_status_says_so(running: Running) -> None:
+    key, settings = running.key(), running.stack.settings
+    for name in ("receiver", "orders", "stock", "shopify"):
+        await running.stack.hold(name)
+        state = running_stack(running.stack.directory)
+        assert state is not None
+        rows = {row.name: row.health for row in await status_of(settings, state)}
+        assert {one for one, known in rows.items() if known != "ok"} == {name}
+        await running.sell(key, 1)
+        running.stack.resume(name)
+        await running.stack.wait_healthy(LIMIT_S)
+    await until(lambda: _is(running.shows(key.listings[1]), OPENING - 4), "nothing was lost")
+
+
+async def test_everything_adds_up_in_the_end(running: Running) -> None:
+    await running.quiet()
+    facts = await gather(running.stack.settings, running.admin, running.keys)
+    assert facts.problems == []
+    assert (facts.lost, facts.doubled, facts.mismatched, facts.oversold_otherwise) == (0, 0, 0, 0)
+    assert facts.duplicates_refused >= 100
+
+
+async def _is(value: Awaitable[int], wanted: int) -> bool:
+    return await value == wanted
+
+
+async def _on_hand(running: Running, key: Key) -> int:
+    return (await running.level(key)).on_hand
+
+
+async def _committed(running: Running, key: Key) -> int:
+    known = await levels(running.stack.settings)
+    return known[key.name].level.committed if key.name in known else 0
+
+
+async def _dead_letter(running: Running, text: str, service: str = "orders") -> bool:
+    async for records in read_topic(running.stack.settings, f"dead-letters.{service}"):
+        if any(text in msgspec.json.decode(one.value, type=DeadLetter).message for one in records):
+            return True
+    return False
+
+
+async def _set_to_start(settings: Any, sources: list[str]) -> bool:
+    try:
+        await set_positions("orders", settings.kafka_options(), settings.partitions, sources, Start.EARLIEST)
+    except Misconfigured:
+        return False
+    return True
