@@ -47,8 +47,22 @@ def load_shops(path: Path) -> dict[str, Shop]:
     return {domain: _shop(path, domain, entry) for domain, entry in entries.items()}
 
 
-def _shop(path: Path, domain: str, entry: Mapping[str, Any]) -> Shop:
+_SECRETS = ("access_token", "webhook_secret")
+_FIELDS = frozenset(
+    {"api_url", "default_location_id", "webhook_secrets"}
+    | {f"{name}{source}" for name in _SECRETS for source in ("", "_env", "_file")}
+)
+
+
+def _shop(path: Path, domain: str, entry: Any) -> Shop:
     where = f"{path}: shop {domain}"
+    if not isinstance(entry, dict):
+        raise Misconfigured(f"{where}: expected a mapping of its fields, got {entry!r}")
+    unknown = sorted(str(name) for name in entry.keys() - _FIELDS)
+    if unknown:
+        raise Misconfigured(
+            f"{where}: unknown field {', '.join(unknown)}; known are {', '.join(sorted(_FIELDS))}"
+        )
     secrets = entry.get("webhook_secrets") or [_secret(where, entry, "webhook_secret")]
     fields = {
         "domain": domain,
