@@ -198,7 +198,7 @@ class Outcome(Record, frozen=True, kw_only=True):
     before: Level
     after: Level
     reason: str = ""
-    oversold: int = 0  # units by which this movement took available further below zero
+    oversold: int = 0  # units by which this movement took an opened key (further) below zero
     origin: str = ""  # "{topic}/{partition}/{offset}" of the movement's record
 
 

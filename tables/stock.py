@@ -355,6 +355,7 @@ def _outcome(
     before: StockRecord, after: StockRecord, movement: Movement, result: Result, reason: str
 ) -> Outcome:
     short_before, short_after = min(before.level.available, 0), min(after.level.available, 0)
+    opened = after.opened_at is not None  # before its first count nobody knows what a key has
     return Outcome(
         movement=movement,
         result=result,
@@ -362,7 +363,7 @@ def _outcome(
         before=before.level,
         after=after.level,
         reason=reason,
-        oversold=max(short_before - short_after, 0),
+        oversold=max(short_before - short_after, 0) if opened else 0,
     )
 
 
