@@ -218,6 +218,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         await self._close_lanes()
         self._epoch += 1
         partitions = {tp.partition for tp in assigned if tp.topic in self._routes}
+        log.info("lanes are assigned", service=self.service, lanes=sorted(partitions))
         lanes = [Lane(self, partition, self._epoch) for partition in sorted(partitions)]
         self.lanes = {lane.partition: lane for lane in lanes}
         try:
@@ -238,6 +239,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             await self._before[0]()
             self._before.pop(0)
         lanes = list(self.lanes.values())
+        log.info("lanes are fenced, restoring", service=self.service, lanes=sorted(self.lanes))
         for lane in lanes:
             if not lane.stores:
                 lane.open_stores()
