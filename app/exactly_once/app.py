@@ -244,8 +244,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             if not lane.stores:
                 lane.open_stores()
         async with Restorer(self, list(self.lanes)) as restorer:
-            for lane in lanes:
-                await restorer.restore(lane)
+            await restorer.restore(lanes)
         if self.consumer_generation_id != generation:
             return
         for lane in lanes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -20,12 +20,14 @@ from app.exactly_once.positions import Position, decode_position, positions_topi
 if TYPE_CHECKING:
     from app.exactly_once.app import App
     from app.exactly_once.lane import Lane
-    from app.exactly_once.store import Table
+    from app.exactly_once.store import PartitionStore, Table
 
 log = structlog.get_logger(__name__)
 
 RESTORE_RECORDS_A_POLL = 10_000
 POLL_MS = 200
+FETCH_WAIT_MS = 20
+"""How long the broker holds an empty answer; a resumed partition waits for the answer under way."""
 TAIL_RECORDS = 64
 """The last position is looked for in this many last offsets first, then in twice as many, and so on."""
 STALLED_AFTER_S = 60.0
@@ -52,6 +54,7 @@ class Restorer:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=4 << 20,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
         )
         await self._consumer.start()
         # Assigned once and paused: each change of assignment would wait for a metadata update.
@@ -64,40 +67,50 @@ class Restorer:
     async def __aexit__(self, *_: object) -> None:
         await self._consumer.stop()
 
-    async def restore(self, lane: Lane) -> None:
-        """Bring the lane's stores to the end of their changelogs, then give the lane its position."""
-        stateful = False
-        for table in self._app.state_tables:
-            stateful |= await self._restore_table(lane, table)
-        lane.position = await self._position(lane, stateful)
+    async def restore(self, lanes: Iterable[Lane]) -> None:
+        """Bring the lanes' stores to the end of their changelogs, then give each lane its position.
 
-    async def _restore_table(self, lane: Lane, table: Table[Any]) -> bool:
-        """Restore one table; returns whether its changelog ever held anything."""
+        All partitions are read in one pass: a restore waits for the broker a few times, not once for each.
+        """
+        stores = {
+            TopicPartition(table.changelog, lane.partition): self._usable_store(lane, table)
+            for lane in lanes
+            for table in self._app.state_tables
+        }
+        ranges = {
+            tp: (max(store.offset + 1, self._begins[tp]), self._ends[tp]) for tp, store in stores.items()
+        }
+        counts = dict.fromkeys(stores, 0)
+        async for tp, records in self._read(ranges):
+            stores[tp].write({record.key: record.value for record in records}, records[-1].offset)
+            counts[tp] += len(records)
+        for tp, store in stores.items():
+            if self._ends[tp] > self._begins[tp]:
+                store.write({}, self._ends[tp] - 1)
+        for table in self._app.state_tables:
+            restored = sum(count for tp, count in counts.items() if tp.topic == table.changelog)
+            metrics.RESTORED.labels(self._app.service, table.name).inc(restored)
+        found = await self._last_positions([lane.partition for lane in lanes])
+        for lane in lanes:
+            stateful = any(self._ends[tp] > 0 for tp in stores if tp.partition == lane.partition)
+            lane.position = self._position(lane, found.get(lane.partition), stateful)
+
+    def _usable_store(self, lane: Lane, table: Table[Any]) -> PartitionStore:
+        """The lane's store of a table, emptied when it is ahead of its changelog."""
         tp = TopicPartition(table.changelog, lane.partition)
-        begin, end = self._begins[tp], self._ends[tp]
-        store = lane.stores[table]
-        if store.offset >= end:
+        if lane.stores[table].offset >= self._ends[tp]:
             log.warning(
                 "the changelog is shorter than the store: topic recreated; restoring from nothing", tp=tp
             )
-            store = lane.stores[table] = self._app.wipe_store(table, lane.partition)
-        start = max(store.offset + 1, begin)
-        count = 0
-        async for records in self._read(tp, start, end):
-            store.write({record.key: record.value for record in records}, records[-1].offset)
-            count += len(records)
-        if end > begin:
-            store.write({}, end - 1)
-        metrics.RESTORED.labels(lane.service, table.name).inc(count)
-        return end > 0
+            lane.stores[table] = self._app.wipe_store(table, lane.partition)
+        return lane.stores[table]
 
-    async def _position(self, lane: Lane, stateful: bool) -> Position:
+    def _position(self, lane: Lane, found: Position | None, stateful: bool) -> Position:
         """The lane's recorded position, checked against what the source topics still hold.
 
         Raises:
             PositionMissing: state without a position, or a position outside of its topic.
         """
-        found = await self._last_position(TopicPartition(positions_topic(lane.service), lane.partition))
         if found is None and stateful:
             raise PositionMissing(
                 f"lane {lane.service}-{lane.partition} has state but no record in "
@@ -118,41 +131,49 @@ class Restorer:
             offsets[topic] = offset
         return Position(offsets=offsets, stream_time_ms=found.stream_time_ms if found else 0)
 
-    async def _last_position(self, tp: TopicPartition) -> Position | None:
-        begin, end = self._begins[tp], self._ends[tp]
+    async def _last_positions(self, partitions: list[int]) -> dict[int, Position]:
+        """The last recorded position of each lane; lanes without one are left out."""
+        topic = positions_topic(self._app.service)
+        found: dict[int, Position] = {}
+        missing = {TopicPartition(topic, partition) for partition in partitions}
         span = TAIL_RECORDS
-        while end > begin:
-            start = max(begin, end - span)
-            last = None
-            async for records in self._read(tp, start, end):
-                last = records[-1]
-            if last is not None:
-                return decode_position(last.value)
-            if start == begin:
-                break
+        while missing:
+            ranges = {tp: (max(self._begins[tp], self._ends[tp] - span), self._ends[tp]) for tp in missing}
+            async for tp, records in self._read(ranges):
+                found[tp.partition] = decode_position(records[-1].value)
+            missing = {tp for tp in missing if tp.partition not in found and ranges[tp][0] > self._begins[tp]}
             span *= 2
-        return None
+        return found
 
-    async def _read(self, tp: TopicPartition, start: int, end: int) -> Any:
-        """Committed records from ``start`` until the consumer's position reaches ``end``, batch by batch."""
-        if start >= end:
-            return
-        self._consumer.seek(tp, start)
-        self._consumer.resume(tp)
+    async def _read(
+        self, ranges: Mapping[TopicPartition, tuple[int, int]]
+    ) -> AsyncIterator[tuple[TopicPartition, list[Any]]]:
+        """Committed records of each range, in order by partition, until every end is reached."""
+        reached = {tp: start for tp, (start, end) in ranges.items() if start < end}
+        for tp, start in reached.items():
+            self._consumer.seek(tp, start)
+            self._consumer.resume(tp)
         loop = asyncio.get_running_loop()
-        progress, reached = loop.time(), start
-        while reached < end:
-            fetched = await self._consumer.getmany(tp, timeout_ms=POLL_MS, max_records=RESTORE_RECORDS_A_POLL)
-            for records in fetched.values():
-                inside = [record for record in records if record.offset < end]
+        progress = loop.time()
+        while reached:
+            fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=RESTORE_RECORDS_A_POLL)
+            for tp, records in fetched.items():
+                inside = [record for record in records if record.offset < ranges[tp][1]]
                 if inside:
-                    yield inside
-            position = await self._consumer.position(tp)
-            if position > reached:
-                progress, reached = loop.time(), position
+                    yield tp, inside
+            before = dict(reached)
+            for tp in before:
+                reached[tp] = await self._consumer.position(tp)
+                if reached[tp] >= ranges[tp][1]:
+                    self._consumer.pause(tp)
+                    del reached[tp]
+            if reached != before:
+                progress = loop.time()
             elif loop.time() - progress > STALLED_AFTER_S:
-                raise Retry(f"reading {tp.topic}/{tp.partition} stalled at {reached}, its end is {end}")
-        self._consumer.pause(tp)
+                tp, offset = next(iter(reached.items()))
+                raise Retry(
+                    f"reading {tp.topic}/{tp.partition} stalled at {offset}, its end is {ranges[tp][1]}"
+                )
 
 
 class Recovery(FaustRecovery):  # type: ignore[misc]  # faust ships no types

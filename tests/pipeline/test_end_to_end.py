@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,12 +26,14 @@ from app.dev.supervisor import Stack, running_stack
 from app.errors import Misconfigured
 from app.exactly_once.set_positions import Start, set_positions
 from app.kafka_tools import levels, read_topic, send_listings
+from app.local_kafka import external_bootstrap
 from app.records import DeadLetter, Level, Listing, Listings, Outcome
 from app.services import WORKERS
 from app.settings import load_settings
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="module")]
 LIMIT_S = 60.0
+BROKER_AWAY_S = float(os.environ.get("TEST_BROKER_AWAY_S", "8"))
 SKUS, OPENING = 12, 50
 NORTH, SOUTH = DOMAINS
 
@@ -230,6 +233,27 @@ async def test_each_service_alone_may_be_away_and_status_says_so(running: Runnin
         running.stack.resume(name)
         await running.stack.wait_healthy(LIMIT_S)
     await until(lambda: _is(running.shows(key.listings[1]), OPENING - 4), "nothing was lost")
+
+
+@pytest.mark.skipif(external_bootstrap() is not None, reason="stops the broker")
+async def test_a_broker_away_under_load(running: Running) -> None:
+    key = running.key()
+    order = await running.sell(key, 1)
+    sold = 1
+    away = asyncio.create_task(running.stack.restart_broker(pause_s=BROKER_AWAY_S))
+    answers: Counter[int] = Counter()
+    async with aiohttp.ClientSession() as session:
+        while not away.done():
+            if sold < OPENING:
+                await running.sell(key, 1)
+                sold += 1
+            answers[await running.webhook(session, "orders/create", order)] += 1
+    await away
+    assert answers[503] > 0
+    assert set(answers) <= {200, 503}
+    await running.stack.wait_healthy(2 * LIMIT_S)
+    await until(lambda: _is(running.shows(key.listings[1]), OPENING - sold), "every sale has arrived")
+    assert (await running.level(key)).committed == sold
 
 
 async def test_everything_adds_up_in_the_end(running: Running) -> None:
