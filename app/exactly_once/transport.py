@@ -62,6 +62,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # faust ships no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fetch_position: dict[Any, int] = {}
+        self._seeks = 0  # begun or ended: tells a fetch that a seek overtook from one that none did
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -77,30 +78,46 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # faust ships no types
 
     async def perform_seek(self) -> None:
         """Seek every source partition to its lane's own position, not to the group's offsets."""
+        self._seeks += 1
         for tp in self.assignment():
-            offset = self.app.source_position(tp.topic, tp.partition)
-            if offset is not None:
-                self.fetch_position[tp] = offset
-                await self.seek(tp, offset)
+            await self._seek_to_lane(tp)
+        self._seeks += 1
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, Any]]:
-        """Fetch, and yield each partition's records as one message."""
+        """Fetch, and yield each partition's records as one message.
+
+        What is fetched and not handed over would be missing until the next record of its partition shows
+        the gap, which may be never: so its partition is sought again.
+        """
         await self.app.wait_for_room()
+        if not self.flow_active:
+            await self.wait(
+                self.can_resume_flow
+            )  # lanes may change and seek while we wait: look at them after
         limit = FULL_LANE_POLL_S if self.app.full_lanes() else timeout
-        epochs = self.app.lane_epochs()  # before the fetch: a batch fetched for a former lane is told apart
+        epochs, seeks = self.app.lane_epochs(), self._seeks
         records, active = await self._wait_next_records(limit)
         generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
             return
         for tp, fetched in records.items():
+            current = self._seeks == seeks and self.flow_active
+            current &= self.app.consumer_generation_id == generation
+            wanted = active is None or tp in active or tp in self._buffered_partitions
+            if not (current and wanted):
+                await self._seek_to_lane(tp)
+                continue
             fetched_from = self.fetch_position.get(tp)
-            self.fetch_position[tp] = fetched[-1].offset + 1  # even when dropped below: then the gap is seen
-            if not self.flow_active or self.app.consumer_generation_id != generation:
-                continue
-            if active is not None and tp not in active and tp not in self._buffered_partitions:
-                continue
+            self.fetch_position[tp] = fetched[-1].offset + 1
             batch = Batch(tp.topic, tp.partition, fetched, fetched_from, epochs.get(tp.partition, -1))
             yield tp, _message(tp, batch, generation)
+
+    async def _seek_to_lane(self, tp: Any) -> None:
+        """Fetch the partition from its lane's position; nothing to do when no lane of ours owns it."""
+        offset = self.app.source_position(tp.topic, tp.partition)
+        if offset is not None and tp in self.assignment():
+            self.fetch_position[tp] = offset
+            await self.seek(tp, offset)
 
 
 def _message(tp: Any, batch: Batch, generation: int) -> Any:
