@@ -91,9 +91,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # faust ships no types
         """
         await self.app.wait_for_room()
         if not self.flow_active:
-            await self.wait(
-                self.can_resume_flow
-            )  # lanes may change and seek while we wait: look at them after
+            # Lanes change and seek while the flow is stopped: they are looked at after it.
+            await self.wait(self.can_resume_flow)
         limit = FULL_LANE_POLL_S if self.app.full_lanes() else timeout
         epochs, seeks = self.app.lane_epochs(), self._seeks
         records, active = await self._wait_next_records(limit)
