@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -21,7 +23,7 @@ from app.dev.demo import demo as run_demo
 from app.dev.facts import Facts
 from app.dev.shops import SimulatorAdmin, catalogue, load
 from app.dev.status import Row, status_of
-from app.dev.supervisor import Stack, running_stack, state_file
+from app.dev.supervisor import Ended, Stack, running_stack, state_file
 from app.errors import Misconfigured
 from app.settings import Settings
 
@@ -30,6 +32,7 @@ UP_LIMIT_S = 120.0
 DOWN_LIMIT_S = 60.0
 POLL_S = 0.2
 SKUS, OPENING = 20, 100
+T = TypeVar("T")
 
 directory_option = click.option(
     "--directory",
@@ -177,7 +180,7 @@ def demo(settings: Settings, seconds: float, as_json: bool) -> None:
     def tell(line: str) -> None:
         click.echo(f"{time.monotonic() - begin:6.1f} s  {line}", err=as_json)
 
-    facts = asyncio.run(run_demo(stack, seconds, tell))
+    facts = _run(run_demo(stack, seconds, tell))
     if as_json:
         click.echo(msgspec.json.encode(facts))
     else:
@@ -201,12 +204,27 @@ def chaos(settings: Settings, seconds: float, seed: int | None, as_json: bool) -
         click.echo(f"{time.monotonic() - begin:6.1f} s  {line}", err=as_json)
 
     chosen = random.randrange(1 << 32) if seed is None else seed
-    facts = asyncio.run(run_chaos(work_directory("chaos"), settings, seconds, chosen, tell))
+    facts = _run(run_chaos(work_directory("chaos"), settings, seconds, chosen, tell))
     if as_json:
         click.echo(msgspec.json.encode(facts))
     else:
         _show_facts(facts)
     sys.exit(not facts.add_up)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; SIGTERM and Ctrl-C stop all processes of the run first."""
+
+    async def cancellable() -> T:
+        task = asyncio.ensure_future(work)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(cancellable())
+    except asyncio.CancelledError:
+        raise Ended("stopped by a signal before it was done") from None
 
 
 def _show_facts(facts: Facts | ChaosFacts) -> None:
