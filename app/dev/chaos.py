@@ -20,17 +20,16 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from msgspec import Raw, Struct
 
-from app.dev.shops import DOMAINS, Key, catalogue, location_id
+from app.dev.shops import DOMAINS, Key, catalogue, location_id, open_keys
 from app.dev.supervisor import Ended, Stack
 from app.exactly_once.partitioner import partition_of
 from app.exactly_once.store import PartitionStore
-from app.kafka_tools import levels, read_topic, send_listings, send_movements
+from app.kafka_tools import levels, read_topic
 from app.lag import lag_of
 from app.records import (
     Envelope,
     Fulfillment,
     FulfillmentLine,
-    Listings,
     Movement,
     MovementKind,
     Order,
@@ -273,7 +272,8 @@ async def chaos(directory: Path, settings: Settings, seconds: float, seed: int, 
         tell(f"seed {seed}: starting Kafka and two workers each of {' and '.join(SERVICES)}")
         await stack.start()
         await stack.wait_healthy(UP_LIMIT_S)
-        await _open(stack.settings, keys)
+        # Before the first event: a count absorbs what happened until then.
+        await open_keys(stack.settings, keys, datetime.now(UTC) - timedelta(minutes=1))
         source = Input(stack.settings, keys, Random(seed))
         trouble = Trouble(stack, Random(seed), tell)
         async with asyncio.TaskGroup() as group:
@@ -298,27 +298,6 @@ async def chaos(directory: Path, settings: Settings, seconds: float, seed: int, 
         )
     finally:
         await stack.stop()
-
-
-async def _open(settings: Settings, keys: list[Key]) -> None:
-    await send_listings(
-        settings, [Listings(sku=one.sku, location=one.location, listings=list(one.listings)) for one in keys]
-    )
-    as_of = datetime.now(UTC) - timedelta(minutes=1)
-    counts = [
-        Movement(
-            id=f"opening-{key.name}",
-            kind=MovementKind.COUNTED,
-            sku=key.sku,
-            location=key.location,
-            quantity=key.opening,
-            source="chaos",
-            occurred_at=as_of,
-            as_of=as_of,
-        )
-        for key in keys
-    ]
-    await send_movements(settings, counts)
 
 
 async def _drained(stack: Stack) -> None:

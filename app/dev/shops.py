@@ -131,21 +131,25 @@ async def load(settings: Settings, admin: SimulatorAdmin, keys: list[Key]) -> No
         BrokerUnavailable: when Kafka does not answer.
     """
     await asyncio.gather(*(_load_shop(admin, number, keys) for number in range(len(DOMAINS))))
-    now = datetime.now(UTC)
+    await open_keys(settings, keys, datetime.now(UTC))
+
+
+async def open_keys(settings: Settings, keys: list[Key], as_of: datetime) -> None:
+    """List every key and open it with a count as of that instant."""
     await send_listings(
         settings,
         [Listings(sku=key.sku, location=key.location, listings=list(key.listings)) for key in keys],
     )
     counts = [
         Movement(
-            id=f"opening:{key.name}:{now.timestamp():.0f}",
+            id=f"opening:{key.name}:{as_of.timestamp():.0f}",
             kind=MovementKind.COUNTED,
             sku=key.sku,
             location=key.location,
             quantity=key.opening,
-            source="demo",
-            occurred_at=now,
-            as_of=now,
+            source="dev",
+            occurred_at=as_of,
+            as_of=as_of,
         )
         for key in keys
     ]
