@@ -48,6 +48,7 @@ class Kafka:
         self._settings = settings
         self._producer: AIOKafkaProducer | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Start to connect; until that has worked everything is answered with 503."""
@@ -58,11 +59,10 @@ class Kafka:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait({self._connecting})
+        if self._stopping is not None:
+            await asyncio.wait({self._stopping})
         if self._producer is not None:
-            try:
-                await asyncio.wait_for(self._producer.stop(), STOP_LIMIT_S)
-            except (TimeoutError, KafkaError) as error:
-                log.warning("the producer did not stop cleanly", error=repr(error))
+            await _stopped(self._producer)
 
     async def store(self, topic: str, key: bytes, route: bytes, record: Record, correlation_id: str) -> None:
         """Return when all in-sync replicas have the record.
@@ -70,18 +70,32 @@ class Kafka:
         Raises:
             KafkaError: when that is not known.
         """
-        if self._producer is None:
+        producer = self._producer
+        if producer is None:
             raise KafkaError("not connected yet")
-        future = await self._producer.send(
-            topic,
-            encode(record),
-            key,
-            partition=partition_of(route, self._settings.partitions),
-            headers=headers(record, correlation_id),
-        )
-        # The limit on the answer must not cancel the producer's own future; its late error is nobody's.
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.shield(future)
+        try:
+            future = await producer.send(
+                topic,
+                encode(record),
+                key,
+                partition=partition_of(route, self._settings.partitions),
+                headers=headers(record, correlation_id),
+            )
+            # The limit on the answer must not cancel the producer's own future; its late error is nobody's.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.shield(future)
+        except KafkaError as error:
+            if not error.retriable:
+                self._replace(producer, error)
+            raise
+
+    def _replace(self, producer: AIOKafkaProducer, error: KafkaError) -> None:
+        """Connect anew: an idempotent producer that met a fatal error refuses everything after it."""
+        if self._producer is producer:
+            log.error("the producer failed and is replaced", error=repr(error))
+            self._producer = None
+            self._stopping = asyncio.get_running_loop().create_task(_stopped(producer), name="stop producer")
+            self.open()
 
     async def answers(self) -> bool:
         """Whether a broker answers now."""
@@ -111,6 +125,13 @@ class Kafka:
                 continue
             self._producer = producer
             return
+
+
+async def _stopped(producer: AIOKafkaProducer) -> None:
+    try:
+        await asyncio.wait_for(producer.stop(), STOP_LIMIT_S)
+    except (TimeoutError, KafkaError) as error:
+        log.warning("the producer did not stop cleanly", error=repr(error))
 
 
 class Receiver:
