@@ -131,7 +131,7 @@ class Writer:
             elif state is not None and pushes.needs_push(state):
                 ready.append(state)
             else:
-                pump.waiting.discard(listing)
+                pump.waiting.pop(listing, None)
             if len(ready) == pushes.MAX_ENTRIES or len(unread) == READS_AT_ONCE:
                 break
         entries = pushes.entries_of(ready)
@@ -141,7 +141,9 @@ class Writer:
         transaction.put(self.intents, intent_key(intent), intent)
         states = {state.target.key: state for state in ready}
         for entry in entries:
-            transaction.put(self.pushes, entry.listing.encode(), pushes.begin(states[entry.listing], intent))
+            state = states[entry.listing]
+            transaction.put(self.pushes, entry.listing.encode(), pushes.begin(state, intent))
+            pump.waiting.pop(entry.listing, None)  # its answer brings it back, behind all others
         return Step(unread, intent)
 
     def take_reads(
@@ -254,7 +256,7 @@ class Pump:
 
     def __init__(self, app: App, writer: Writer, lane: Lane, shop: str) -> None:
         self.shop = shop
-        self.waiting: set[str] = set()  # listings that may differ
+        self.waiting: dict[str, None] = {}  # listings that may differ, the longest waiting first
         self.open_intents: list[Intent] = []
         self._writer = writer
         self._lane = lane
@@ -269,7 +271,7 @@ class Pump:
 
     def notice(self, listings: Iterable[str]) -> None:
         """These listings may differ."""
-        self.waiting.update(listings)
+        self.waiting.update(dict.fromkeys(listings))
         WAITING.labels(self.shop).set(len(self.waiting))
         self._wake.set()
 

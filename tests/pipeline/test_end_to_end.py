@@ -27,7 +27,7 @@ from app.errors import Misconfigured
 from app.exactly_once.set_positions import Start, set_positions
 from app.kafka_tools import levels, read_topic, send_listings
 from app.local_kafka import external_bootstrap
-from app.records import DeadLetter, Level, Listing, Listings, Outcome
+from app.records import DeadLetter, Level, Listing, Listings, Outcome, correlation_of
 from app.services import WORKERS
 from app.settings import load_settings
 
@@ -126,8 +126,11 @@ async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
 async def test_what_one_shop_sells_the_other_shows_less(running: Running) -> None:
     key = running.key()
     north, south = key.listings
-    await running.sell(key, 3)
+    order = await running.sell(key, 3)
     await until(lambda: _is(running.shows(south), OPENING - 3), "the other shop shows less")
+    await running.quiet()
+    came = await _correlations(running, "shopify.orders", f"{NORTH}/{order['id']}")
+    assert came & await _correlations(running, "shopify.pushes", south.key)
     assert await running.shows(north) == OPENING - 3
     pushed = await running.log("pushed", item=south.item, delta=-3)
     assert len(pushed) == 1
@@ -262,6 +265,14 @@ async def test_everything_adds_up_in_the_end(running: Running) -> None:
     assert facts.problems == []
     assert (facts.lost, facts.doubled, facts.mismatched, facts.oversold_otherwise) == (0, 0, 0, 0)
     assert facts.duplicates_refused >= 100
+
+
+async def _correlations(running: Running, topic: str, key: str) -> set[str]:
+    """The correlation ids in the headers of a key's records."""
+    found: set[str] = set()
+    async for records in read_topic(running.stack.settings, topic):
+        found |= {correlation_of(record.headers) for record in records if record.key == key.encode()}
+    return found - {""}
 
 
 async def _is(value: Awaitable[int], wanted: int) -> bool:
