@@ -44,7 +44,8 @@ def load_shops(path: Path) -> dict[str, Shop]:
     entries = document.get("shops") if isinstance(document, dict) else None
     if not isinstance(entries, dict):
         raise Misconfigured(f"{path}: expected a mapping 'shops' of domain to shop")
-    return {domain: _shop(path, domain, entry) for domain, entry in entries.items()}
+    shops = [_shop(path, str(domain).lower(), entry) for domain, entry in entries.items()]
+    return {shop.domain: shop for shop in shops}
 
 
 _SECRETS = ("access_token", "webhook_secret")

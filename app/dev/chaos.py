@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from msgspec import Raw, Struct
 
-from app.dev.shops import DOMAINS, Key, catalogue, location_id, open_keys
+from app.dev.shops import DOMAINS, Key, catalogue, location_id, open_keys, require_empty
 from app.dev.supervisor import Ended, Stack
 from app.exactly_once.partitioner import partition_of
 from app.exactly_once.store import PartitionStore
@@ -237,7 +237,9 @@ class Trouble:
             await asyncio.sleep(ACTION_EVERY_S)
             if time.monotonic() >= end:
                 return
-            await self._act(ACTIONS[number % len(ACTIONS)])
+            action = ACTIONS[number % len(ACTIONS)]
+            # A cluster that is not ours is not restarted.
+            await self._act("kill" if action == "broker" and self._stack.broker is None else action)
 
     async def _act(self, action: str) -> None:
         if action == "broker":
@@ -258,20 +260,26 @@ class Trouble:
         self.pauses += 1
 
 
-async def chaos(directory: Path, settings: Settings, seconds: float, seed: int, tell: Tell) -> Facts:
-    """Run chaos and compare."""
-    stack = Stack(
+def chaos_stack(directory: Path, settings: Settings, external: str | None) -> Stack:
+    """What is tortured: two workers of each service, which give up a dead one soon."""
+    return Stack(
         directory,
         settings,
         workers=dict.fromkeys(SERVICES, 2),
         only=SERVICES,
         environment={"SKUSTREAM_SESSION_TIMEOUT_S": str(SESSION_S)},
+        external=external,
     )
+
+
+async def chaos(stack: Stack, seconds: float, seed: int, tell: Tell) -> Facts:
+    """Run chaos on a stack that is not started yet, and compare; stops it in any case."""
     keys = [key for key in catalogue(SKUS, 1_000_000) if key.location == "main"]
     try:
         tell(f"seed {seed}: starting Kafka and two workers each of {' and '.join(SERVICES)}")
         await stack.start()
         await stack.wait_healthy(UP_LIMIT_S)
+        await require_empty(stack.settings)
         # Before the first event: a count absorbs what happened until then.
         await open_keys(stack.settings, keys, datetime.now(UTC) - timedelta(minutes=1))
         source = Input(stack.settings, keys, Random(seed))
@@ -284,7 +292,7 @@ async def chaos(directory: Path, settings: Settings, seconds: float, seed: int, 
         lost, doubled = await _outcomes(stack.settings, source)
         total_error = await _total_error(stack.settings, source)
         tell("rebuilding every store from nothing")
-        survivors = [directory / "data" / name for name in stack.processes]
+        survivors = [stack.directory / "data" / name for name in stack.processes]
         rebuilt = await _rebuild(stack)
         return Facts(
             events=source.sent,

@@ -19,12 +19,14 @@ import psutil
 
 from app.dev.chaos import Facts as ChaosFacts
 from app.dev.chaos import chaos as run_chaos
+from app.dev.chaos import chaos_stack
 from app.dev.demo import demo as run_demo
 from app.dev.facts import Facts
 from app.dev.shops import SimulatorAdmin, catalogue, load
 from app.dev.status import Row, status_of
 from app.dev.supervisor import Ended, Stack, running_stack, state_file
 from app.errors import Misconfigured
+from app.local_kafka import external_bootstrap
 from app.settings import Settings
 
 DIRECTORY = Path(".skustream/dev")
@@ -60,7 +62,7 @@ def up(settings: Settings, detach: bool, directory: Path) -> None:
         _detach(directory)
         return
     shutil.rmtree(directory, ignore_errors=True)
-    asyncio.run(_up(Stack(directory, settings, echo=_echo)))
+    asyncio.run(_up(Stack(directory, settings, echo=_echo, external=external_bootstrap())))
 
 
 async def _up(stack: Stack) -> None:
@@ -108,7 +110,7 @@ def _detach(directory: Path) -> None:
 @click.pass_obj
 def run_detached(settings: Settings, directory: Path) -> None:
     """The background process of `up --detach`."""
-    asyncio.run(_up(Stack(directory, settings, echo=_echo)))
+    asyncio.run(_up(Stack(directory, settings, echo=_echo, external=external_bootstrap())))
 
 
 @dev.command("down")
@@ -174,7 +176,7 @@ def demo(settings: Settings, seconds: float, as_json: bool) -> None:
 
     Exit 1 when anything does not.
     """
-    stack = Stack(work_directory("demo"), settings)
+    stack = Stack(work_directory("demo"), settings, external=external_bootstrap())
     begin = time.monotonic()
 
     def tell(line: str) -> None:
@@ -204,7 +206,8 @@ def chaos(settings: Settings, seconds: float, seed: int | None, as_json: bool) -
         click.echo(f"{time.monotonic() - begin:6.1f} s  {line}", err=as_json)
 
     chosen = random.randrange(1 << 32) if seed is None else seed
-    facts = _run(run_chaos(work_directory("chaos"), settings, seconds, chosen, tell))
+    stack = chaos_stack(work_directory("chaos"), settings, external_bootstrap())
+    facts = _run(run_chaos(stack, seconds, chosen, tell))
     if as_json:
         click.echo(msgspec.json.encode(facts))
     else:

@@ -11,8 +11,8 @@ import aiohttp
 import yaml
 from msgspec import Struct
 
-from app.errors import Bug, Rejected
-from app.kafka_tools import send_listings, send_movements
+from app.errors import Bug, Misconfigured, Rejected
+from app.kafka_tools import read_topic, send_listings, send_movements
 from app.records import Listing, Listings, Movement, MovementKind
 from app.settings import Settings
 
@@ -128,10 +128,25 @@ async def load(settings: Settings, admin: SimulatorAdmin, keys: list[Key]) -> No
     """Stock the shops with nothing, list every key, and open it with a count.
 
     Raises:
+        Misconfigured: when the cluster was used before.
         BrokerUnavailable: when Kafka does not answer.
     """
+    await require_empty(settings)
     await asyncio.gather(*(_load_shop(admin, number, keys) for number in range(len(DOMAINS))))
     await open_keys(settings, keys, datetime.now(UTC))
+
+
+async def require_empty(settings: Settings) -> None:
+    """Refuse a cluster that was used before: the simulated shops begin with nothing, and so must we.
+
+    Raises:
+        Misconfigured: naming the setting and the topic.
+    """
+    async for _ in read_topic(settings, "stock.ledger"):
+        raise Misconfigured(
+            f"the cluster {settings.bootstrap_servers} (KAFKA_BOOTSTRAP_SERVERS) has records in stock.ledger"
+            ": unset it, or name one without skustream's topics"
+        )
 
 
 async def open_keys(settings: Settings, keys: list[Key], as_of: datetime) -> None:

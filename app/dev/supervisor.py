@@ -19,7 +19,7 @@ from msgspec import Struct
 from app import topics
 from app.dev.shops import write_shops_file
 from app.errors import Misconfigured, Retry
-from app.local_kafka import LocalKafka, external_bootstrap, free_port
+from app.local_kafka import LocalKafka, free_port
 from app.services import SERVICES, WORKERS
 from app.settings import Settings
 
@@ -140,6 +140,7 @@ class Stack:
         workers: Mapping[str, int] | None = None,
         only: Sequence[str] = (SIMULATOR, *SERVICES),
         environment: Mapping[str, str] | None = None,
+        external: str | None = None,
     ) -> None:
         """Prepare a stack.
 
@@ -150,6 +151,7 @@ class Stack:
             workers: how many processes a worker service has; one by default.
             only: what is started.
             environment: further variables of every process.
+            external: the bootstrap servers of a cluster to use, instead of a broker of its own.
         """
         self.directory = directory
         self.processes: dict[str, Process] = {}
@@ -161,7 +163,6 @@ class Stack:
         self._keepers: dict[str, asyncio.Task[None]] = {}  # by process
         self._broker_keeper: asyncio.Task[None] | None = None
         self._broker_change = asyncio.Lock()
-        external = external_bootstrap()
         if external is None:
             self.broker = LocalKafka(directory / "kafka")
         self.bootstrap = external or (self.broker.bootstrap_servers if self.broker else "")

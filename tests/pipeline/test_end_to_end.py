@@ -26,7 +26,6 @@ from app.dev.supervisor import Stack, running_stack
 from app.errors import Misconfigured
 from app.exactly_once.set_positions import Start, set_positions
 from app.kafka_tools import levels, read_topic, send_listings
-from app.local_kafka import external_bootstrap
 from app.records import DeadLetter, Level, Listing, Listings, Outcome, correlation_of
 from app.services import WORKERS
 from app.settings import load_settings
@@ -238,7 +237,6 @@ async def test_each_service_alone_may_be_away_and_status_says_so(running: Runnin
     await until(lambda: _is(running.shows(key.listings[1]), OPENING - 4), "nothing was lost")
 
 
-@pytest.mark.skipif(external_bootstrap() is not None, reason="stops the broker")
 async def test_a_broker_away_under_load(running: Running) -> None:
     key = running.key()
     order = await running.sell(key, 1)
