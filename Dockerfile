@@ -6,6 +6,7 @@ COPY app app
 COPY agents agents
 COPY tables tables
 COPY connectors connectors
+COPY benchmarks benchmarks
 RUN python -m venv /opt/skustream \
     && /opt/skustream/bin/pip install --no-cache-dir -c constraints.txt .
 

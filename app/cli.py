@@ -23,6 +23,7 @@ from app.services import SERVICES, WORKERS
 from app.services import run as run_service
 from app.settings import Settings, load_settings
 from app.shops import load_shops
+from benchmarks.commands import bench
 from connectors.shopify.simulator.delivery import RETRY_SCALE
 from connectors.shopify.simulator.server import serve as serve_simulator
 
@@ -260,5 +261,5 @@ def _show_positions(found: dict[int, Any], as_json: bool) -> None:
         click.echo(f"lane {lane}: {offsets or 'nothing read yet'}")
 
 
-for command in (dev, demo, chaos):
+for command in (dev, demo, chaos, bench):
     main.add_command(command)

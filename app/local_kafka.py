@@ -30,7 +30,7 @@ controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={directory}/data
 auto.create.topics.enable=false
-group.initial.rebalance.delay.ms=0
+group.initial.rebalance.delay.ms={rebalance_delay_ms}
 offsets.topic.num.partitions=8
 offsets.topic.replication.factor=1
 transaction.state.log.num.partitions=8
@@ -42,8 +42,11 @@ transaction.state.log.min.isr=1
 class LocalKafka:
     """One broker with its data under ``directory``; a restart finds the same data and port."""
 
-    def __init__(self, directory: Path, port: int | None = None, jars: Path = JARS) -> None:
+    def __init__(
+        self, directory: Path, port: int | None = None, jars: Path = JARS, rebalance_delay_ms: int = 0
+    ) -> None:
         self.directory = directory
+        self._rebalance_delay_ms = rebalance_delay_ms
         self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._jars = jars
@@ -103,7 +106,12 @@ class LocalKafka:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "server.properties"
         path.write_text(
-            _CONFIG.format(port=self.port, controller_port=self._controller_port, directory=self.directory)
+            _CONFIG.format(
+                port=self.port,
+                controller_port=self._controller_port,
+                directory=self.directory,
+                rebalance_delay_ms=self._rebalance_delay_ms,
+            )
         )
         return path
 

@@ -1,0 +1,90 @@
+"""The command ``skustream bench``."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from benchmarks import engine as engine_bench
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+keep = click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep data and logs there; a temporary directory by default.",
+)
+
+
+@click.group("bench")
+def bench() -> None:
+    """Measurements, each with its baseline in the same run, on a local broker of their own."""
+
+
+@bench.command("engine")
+@click.option("--events", type=click.IntRange(100_000), default=4_000_000, show_default=True)
+@click.option("--only", multiple=True, help="Only this system, e.g. engine or kafka_streams; repeatable.")
+@keep
+@as_json
+def engine(events: int, only: tuple[str, ...], directory: Path | None, as_json: bool) -> None:
+    """The toy work by this engine (two processes, one), Kafka Streams, plain Faust and a bare loop."""
+    with _Place(directory) as place, _Bars() as bars:
+        facts = asyncio.run(engine_bench.measure(place, events, only, bars.say, bars.bar))
+    _show(facts, as_json)
+
+
+class _Place:
+    """The directory of a measurement."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Path:
+        if self._directory is not None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            return self._directory.absolute()
+        self._temporary = tempfile.TemporaryDirectory(prefix="skustream-bench-")
+        return Path(self._temporary.name)
+
+    def __exit__(self, *error: object) -> None:
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+
+class _Bars:
+    """Progress bars on standard error."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(console=Console(stderr=True), transient=True)
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(line)
+
+    def bar(self, name: str, total: int) -> Callable[[int], None]:
+        """A new bar; the returned function moves it."""
+        task: TaskID = self._progress.add_task(name, total=total)
+        return lambda steps: self._progress.advance(task, steps)
+
+
+def _show(facts: dict[str, float], as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode(facts))
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        click.echo(f"{name:{width}} {value:>14,}")
