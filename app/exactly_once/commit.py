@@ -33,7 +33,8 @@ async def commit(lane: Lane, transaction: Transaction, position: Position) -> No
 
     Raises whatever the producer raises; the caller gives the lane up and asks the group who owns it.
     """
-    changes = {table: _encoded(table, values) for table, values in transaction.dirty.items()}
+    changes = {table: _encoded(table, values) for table, values in transaction.dirty.items() if values}
+    transaction.under = None  # committed by now: its values are in the stores
     async with asyncio.timeout(TRANSACTION_LIMIT_S):
         offsets = await _commit_to_kafka(lane, transaction.out, changes, position)
     for table, values in changes.items():
@@ -57,13 +58,13 @@ async def _commit_to_kafka(
     await producer.begin_transaction()
     sends = _Sends(producer)
     for table, values in changes.items():
-        for key, value in values.items():
-            await sends.add(Outgoing(table.changelog, lane.partition, key, value, ()))
-    for record in out:
-        await sends.add(record)
+        await sends.add_all(
+            (table.changelog, lane.partition, key, value, ()) for key, value in values.items()
+        )
+    await sends.add_all(out)
     key = str(lane.partition).encode()
     value = msgspec.json.encode(position)
-    await sends.add(Outgoing(positions_topic(lane.service), lane.partition, key, value, ()))
+    await sends.add_all([(positions_topic(lane.service), lane.partition, key, value, ())])
     last_offsets = await sends.close()
     group_offsets = {
         TopicPartition(topic, lane.partition): OffsetAndMetadata(offset, "")
@@ -83,17 +84,18 @@ class _Sends:
         self._open: dict[tuple[str, int], Any] = {}
         self._sent: list[tuple[tuple[str, int], int, asyncio.Future[Any]]] = []
 
-    async def add(self, record: Outgoing) -> None:
-        target = (record.topic, record.partition)
-        batch = self._open.get(target)
-        if batch is None:
-            batch = self._open[target] = self._producer.create_batch()
-        headers = list(record.headers)
-        appended = batch.append(timestamp=None, key=record.key, value=record.value, headers=headers)
-        if appended is None:
-            await self._send(target)
-            batch = self._open[target] = self._producer.create_batch()
-            batch.append(timestamp=None, key=record.key, value=record.value, headers=headers)
+    async def add_all(self, records: Iterable[Outgoing]) -> None:
+        """Append records; nothing is awaited for a record that fits into its open batch."""
+        open_batches = self._open
+        for topic, partition, key, value, headers in records:
+            target = (topic, partition)
+            batch = open_batches.get(target)
+            if batch is not None:
+                if batch.append(timestamp=None, key=key, value=value, headers=list(headers)) is not None:
+                    continue
+                await self._send(target)
+            batch = open_batches[target] = self._producer.create_batch()
+            batch.append(timestamp=None, key=key, value=value, headers=list(headers))
 
     async def close(self) -> dict[tuple[str, int], int]:
         """Send what is left and wait for all; returns the last offset by topic and partition."""

@@ -17,7 +17,7 @@ from app.exactly_once.commit import commit
 from app.exactly_once.partitioner import partition_of
 from app.exactly_once.positions import Position
 from app.exactly_once.store import PartitionStore, Table
-from app.exactly_once.transaction import Outgoing, SourceRecord, Transaction
+from app.exactly_once.transaction import SourceRecord, Transaction
 from app.exactly_once.transport import Batch
 
 if TYPE_CHECKING:
@@ -35,10 +35,15 @@ RETRY_BACKOFF_MS = 5
 PRODUCER_BATCH_BYTES = 1 << 20
 PRODUCER_REQUEST_BYTES = 9 << 20
 """Webhook records may have 8 MiB."""
-WAITING_BATCHES = 2
-"""Batches a lane takes ahead of the one it commits; the consumer fetches no more until there is room."""
-RECORDS_A_TRANSACTION = 5_000
-"""Bounds a transaction's time and memory when many batches wait."""
+CHUNK_RECORDS = 1_000
+"""Records decided at a stretch: the loop serves the other lanes' sockets in between."""
+WAITING_RECORDS = 10_000
+WAITING_BYTES = 16 << 20
+"""With this much waiting a lane is full: the consumer fetches no more for it until there is room."""
+TRANSACTION_RECORDS = 10_000
+TRANSACTION_BYTES = 16 << 20
+TRANSACTION_DECIDE_S = 1.0
+"""What bounds a transaction under backlog; one that is idle takes what is there and never waits to fill."""
 STOP_LIMIT_S = 3.0
 """How long a stop waits for the open transaction before it is abandoned to be fenced."""
 
@@ -48,11 +53,43 @@ class _Work(NamedTuple):
 
     run: Callable[[Transaction], Any]
     done: asyncio.Future[Any]
+    size: int = 0  # bytes, as of a chunk
 
 
-class _Source(NamedTuple):
-    batch: Batch
+class _Chunk(NamedTuple):
+    """Records of one fetch, in order."""
+
+    topic: str
+    records: list[SourceRecord]
+    fetched_from: int | None
     decide: Decide
+    size: int
+
+
+class _Decided:
+    """A transaction that takes what is decided while the one before it commits."""
+
+    def __init__(self, transaction: Transaction, offsets: dict[str, int]) -> None:
+        self.transaction = transaction
+        self.offsets = offsets
+        self.answers: list[tuple[asyncio.Future[Any], Any]] = []
+        self.started = time.perf_counter()
+        self.records = 0
+        self.size = 0
+
+    @property
+    def position(self) -> Position:
+        """Where the lane's sources have arrived with it."""
+        return Position(offsets=self.offsets, stream_time_ms=self.transaction.stream_time_ms)
+
+    @property
+    def full(self) -> bool:
+        """Whether it should take no more."""
+        return (
+            self.records >= TRANSACTION_RECORDS
+            or self.size >= TRANSACTION_BYTES
+            or time.perf_counter() - self.started >= TRANSACTION_DECIDE_S
+        )
 
 
 class Lane:
@@ -72,7 +109,11 @@ class Lane:
         self.position = Position()
         self.failed: Exception | None = None
         self.producer: AIOKafkaProducer
-        self._jobs: deque[_Source | _Work] = deque()
+        self._jobs: deque[_Chunk | _Work] = deque()
+        self._waiting_records = 0
+        self._waiting_bytes = 0
+        self._decided: _Decided | None = None
+        self._committing: _Decided | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -80,7 +121,7 @@ class Lane:
     @property
     def full(self) -> bool:
         """Whether the consumer should fetch nothing more for this lane yet."""
-        return sum(isinstance(job, _Source) for job in self._jobs) >= WAITING_BATCHES
+        return self._waiting_records >= WAITING_RECORDS or self._waiting_bytes >= WAITING_BYTES
 
     async def fence(self) -> None:
         """Start the transactional producer: any older owner is fenced, its open transaction ended."""
@@ -89,7 +130,7 @@ class Lane:
             transactional_id=f"{self.service}-{self.partition}",
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             acks="all",
-            compression_type="lz4",
+            compression_type="zstd",
             max_batch_size=PRODUCER_BATCH_BYTES,
             max_request_size=PRODUCER_REQUEST_BYTES,
             retry_backoff_ms=RETRY_BACKOFF_MS,
@@ -110,7 +151,14 @@ class Lane:
     def offer(self, batch: Batch, decide: Decide) -> None:
         """Queue a fetched batch; one fetched for a former lane is dropped (it will be fetched again)."""
         if batch.epoch == self.epoch and self.failed is None and not self._stopping:
-            self._jobs.append(_Source(batch, decide))
+            fetched_from = batch.fetched_from
+            for start in range(0, len(batch.records), CHUNK_RECORDS):
+                records = batch.records[start : start + CHUNK_RECORDS]
+                size = sum(len(record.value) for record in records if record.value is not None)
+                self._jobs.append(_Chunk(batch.topic, records, fetched_from, decide, size))
+                self._waiting_records += len(records)
+                self._waiting_bytes += size
+                fetched_from = records[-1].offset + 1
             self._wake.set()
 
     async def submit(self, work: Callable[[Transaction], T]) -> T:
@@ -153,55 +201,78 @@ class Lane:
             log.warning("the lane's producer did not stop cleanly", lane=self.partition, error=repr(error))
 
     def _refuse_waiting(self) -> None:
-        for job in self._jobs:
-            if isinstance(job, _Work) and not job.done.done():
-                job.done.set_exception(LaneLost(f"lane {self.service}-{self.partition} is closed"))
+        refused = [job.done for job in self._jobs if isinstance(job, _Work)]
+        for decided in (self._committing, self._decided):
+            refused += [done for done, _ in decided.answers] if decided is not None else []
+        for done in refused:
+            if not done.done():
+                done.set_exception(LaneLost(f"lane {self.service}-{self.partition} is closed"))
         self._jobs.clear()
+        self._decided = self._committing = None
 
     async def _run(self) -> None:
-        while not self._stopping:
-            if not self._jobs:
+        """Decide what waits on top of what commits, and commit one transaction after the other."""
+        commit_task: asyncio.Task[None] | None = None
+        try:
+            while True:
+                if self._jobs and not self._stopping and not (self._decided and self._decided.full):
+                    self._decide(self._jobs.popleft())
+                    await asyncio.sleep(0)
+                    continue
+                if commit_task is not None and commit_task.done():
+                    commit_task.result()
+                    commit_task, self._committing = None, None
+                if commit_task is None:
+                    if self._decided is not None:
+                        self._committing, self._decided = self._decided, None
+                        commit_task = asyncio.create_task(self._commit(self._committing))
+                        commit_task.add_done_callback(lambda _: self._wake.set())
+                        continue
+                    if self._stopping:
+                        return
                 self._wake.clear()
                 await self._wake.wait()
-                continue
-            jobs = self._take()
-            try:
-                await self._perform(jobs)
-            except Exception as error:  # the one place that catches everything
-                self._fail(error, jobs)
-                return
+        except Exception as error:  # the one place that catches everything
+            self._fail(error)
+        finally:
+            if commit_task is not None:
+                commit_task.cancel()
+                await asyncio.wait({commit_task})
 
-    def _take(self) -> list[_Source | _Work]:
-        """The waiting jobs that fit into one transaction: what is there, never waiting to fill."""
-        jobs: list[_Source | _Work] = []
-        records = 0
-        while self._jobs and records < RECORDS_A_TRANSACTION:
-            job = self._jobs.popleft()
-            jobs.append(job)
-            records += len(job.batch.records) if isinstance(job, _Source) else 1
-        self.app.room_made()
-        return jobs
-
-    async def _perform(self, jobs: list[_Source | _Work]) -> None:
-        started = time.perf_counter()
-        now_ms = int(time.time() * 1000)
-        transaction = Transaction(self, now_ms, self.position.stream_time_ms)
-        offsets = dict(self.position.offsets)
-        answers: list[tuple[asyncio.Future[Any], Any]] = []
-        for job in jobs:
-            if isinstance(job, _Work):
-                answers.append((job.done, self._do_work(transaction, job)))
-            else:
-                self._decide_batch(transaction, job, offsets)
-        position = Position(offsets=offsets, stream_time_ms=transaction.stream_time_ms)
+    async def _commit(self, decided: _Decided) -> None:
+        transaction, position = decided.transaction, decided.position
         if transaction.dirty or transaction.out or position != self.position:
             await commit(self, transaction, position)
         else:
             for callback in transaction.callbacks:
                 callback()
         self.position = position
-        _answer(answers)
-        metrics.TRANSACTION_SECONDS.labels(self.service).observe(time.perf_counter() - started)
+        _answer(decided.answers)
+        metrics.TRANSACTION_SECONDS.labels(self.service).observe(time.perf_counter() - decided.started)
+
+    def _decide(self, job: _Chunk | _Work) -> None:
+        decided = self._decided
+        if decided is None:
+            decided = self._decided = self._next()
+        decided.transaction.now_ms = int(time.time() * 1000)
+        decided.size += job.size
+        if isinstance(job, _Work):
+            decided.answers.append((job.done, self._do_work(decided.transaction, job)))
+            return
+        self._waiting_records -= len(job.records)
+        self._waiting_bytes -= job.size
+        self.app.room_made()
+        decided.records += len(job.records)
+        self._decide_chunk(decided.transaction, job, decided.offsets)
+
+    def _next(self) -> _Decided:
+        """A transaction on top of the one that commits, if one does."""
+        below = self._committing
+        position = below.position if below is not None else self.position
+        transaction = Transaction(
+            self, 0, position.stream_time_ms, under=below.transaction if below is not None else None
+        )
+        return _Decided(transaction, dict(position.offsets))
 
     def _do_work(self, transaction: Transaction, job: _Work) -> Any:
         try:
@@ -214,61 +285,58 @@ class Lane:
         transaction.keep()
         return result
 
-    def _decide_batch(self, transaction: Transaction, job: _Source, offsets: dict[str, int]) -> None:
-        batch = job.batch
-        records = self._continuous(batch, offsets.get(batch.topic))
-        route = self.app.route_of(batch.topic)
+    def _decide_chunk(self, transaction: Transaction, chunk: _Chunk, offsets: dict[str, int]) -> None:
+        records = self._continuous(chunk, offsets.get(chunk.topic))
+        if not records:
+            return
+        route, decide = self.app.route_of(chunk.topic), chunk.decide
+        partition, partitions, now_ms = self.partition, self.partitions, transaction.now_ms
         for record in records:
-            if self._forwarded(transaction, record, route):
-                continue
-            transaction.stream_time_ms = max(
-                transaction.stream_time_ms, min(record.timestamp, transaction.now_ms)
-            )
+            key = record.key
+            if key is not None:
+                proper = partition_of(key if route is None else route(key), partitions)
+                if proper != partition:
+                    self._forward(transaction, record, proper)
+                    continue
+            timestamp = record.timestamp
+            if timestamp > transaction.stream_time_ms:
+                transaction.stream_time_ms = min(timestamp, now_ms)
             try:
-                job.decide(transaction, record)
+                decide(transaction, record)
             except (Bug, Stale, Misconfigured):
                 raise
             except Exception as error:  # a poison record: only its own changes go, with its origin kept
                 transaction.drop()
                 self._dead_letter(transaction, record, error)
             transaction.keep()
-        if records:
-            offsets[batch.topic] = records[-1].offset + 1
-            metrics.RECORDS.labels(self.service, batch.topic).inc(len(records))
+        offsets[chunk.topic] = records[-1].offset + 1
+        metrics.RECORDS.labels(self.service, chunk.topic).inc(len(records))
 
-    def _continuous(self, batch: Batch, expected: int | None) -> list[SourceRecord]:
-        """The batch's records that are not committed yet.
+    def _continuous(self, chunk: _Chunk, expected: int | None) -> list[SourceRecord]:
+        """The chunk's records that are not decided yet.
 
         Raises:
-            Stale: when the batch begins beyond the lane's position, so that something was dropped on the way.
+            Stale: when the chunk begins beyond the lane's position, so that something was dropped on the way.
         """
-        if expected is None:
-            return batch.records
-        if batch.fetched_from is not None and batch.fetched_from > expected:
+        if expected is None or chunk.fetched_from == expected:
+            return chunk.records
+        if chunk.fetched_from is not None and chunk.fetched_from > expected:
             raise Stale(
-                f"gap in {batch.topic}/{batch.partition}: "
-                f"expected {expected}, fetched from {batch.fetched_from}"
+                f"gap in {chunk.topic}/{self.partition}: "
+                f"expected {expected}, fetched from {chunk.fetched_from}"
             )
-        return [record for record in batch.records if record.offset >= expected]
+        return [record for record in chunk.records if record.offset >= expected]
 
-    def _forwarded(
-        self, transaction: Transaction, record: SourceRecord, route: Callable[[bytes], bytes] | None
-    ) -> bool:
+    def _forward(self, transaction: Transaction, record: SourceRecord, proper: int) -> None:
         """Send a record whose key belongs to another partition there; other clients partition otherwise."""
-        if record.key is None:
-            return False
-        proper = partition_of(route(record.key) if route else record.key, self.partitions)
-        if proper == record.partition:
-            return False
-        transaction.out.append(Outgoing(record.topic, proper, record.key, record.value, record.headers))
+        transaction.out.append((record.topic, proper, record.key, record.value, record.headers))
         transaction.keep()
         self.app.note_misrouted(record, proper)
-        return True
 
     def _dead_letter(self, transaction: Transaction, record: SourceRecord, error: Exception) -> None:
         letter = self.app.dead_letter(record, error, transaction.now_ms)
         transaction.out.append(
-            Outgoing(f"dead-letters.{self.service}", self.partition, record.key, letter.value, letter.headers)
+            (f"dead-letters.{self.service}", self.partition, record.key, letter.value, letter.headers)
         )
         metrics.DEAD_LETTERS.labels(self.service, record.topic, type(error).__name__).inc()
         log.warning(
@@ -279,9 +347,8 @@ class Lane:
             error=f"{type(error).__name__}: {error}",
         )
 
-    def _fail(self, error: Exception, jobs: list[_Source | _Work]) -> None:
+    def _fail(self, error: Exception) -> None:
         self.failed = error
-        self._jobs.extendleft(job for job in jobs if isinstance(job, _Work))
         self._refuse_waiting()
         metrics.LANE_FAILURES.labels(self.service, type(error).__name__).inc()
         self.app.lane_failed(self, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from app.errors import Stale
 from app.exactly_once.partitioner import partition_of
@@ -27,49 +27,49 @@ class SourceRecord(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
-class Outgoing(NamedTuple):
-    """A record to be sent in the transaction."""
+Outgoing = tuple[str, int, bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
+"""A record to be sent: topic, partition, key, value, headers. A plain tuple: one is made for each event."""
 
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+_MISSING: Any = object()
 
 
 class Transaction:
-    """The staged changes of one batch. Each record's own changes can be dropped without the others'."""
+    """The staged changes of what is decided together. Each record's own changes can be dropped alone.
 
-    def __init__(self, lane: Lane, now_ms: int, stream_time_ms: int) -> None:
+    ``under`` is the transaction that commits meanwhile: its values are read as if they were stored.
+    Values are shared between transactions and must not be changed in place.
+    """
+
+    def __init__(
+        self, lane: Lane, now_ms: int, stream_time_ms: int, under: Transaction | None = None
+    ) -> None:
         self.lane = lane
         self.now_ms = now_ms
         self.stream_time_ms = stream_time_ms
+        self.under = under
         self.out: list[Outgoing] = []
         self.callbacks: list[Callable[[], None]] = []
         self.dirty: dict[Table[Any], dict[bytes, Any]] = {}
-        self._clean: dict[Table[Any], dict[bytes, Any]] = {}
-        self._record: dict[Table[Any], dict[bytes, Any]] = {}
-        self._record_out = 0
-        self._record_callbacks = 0
+        self._known: dict[Table[Any], dict[bytes, Any]] = {table: {} for table in lane.stores}
+        self._undo: list[tuple[Table[Any], bytes, Any, Any]] = []  # table, key, known and dirty before
+        self._kept_out = 0
+        self._kept_callbacks = 0
 
     def get(self, table: Table[V], key: bytes) -> V | None:
         """The value of a key as this transaction sees it, or None."""
-        for overlay in (self._record, self.dirty, self._clean):
-            values = overlay.get(table)
-            if values is not None and key in values:
-                return values[key]  # type: ignore[no-any-return]  # overlays hold every table's type
-        raw = self._read(table, key)
-        value = table.decode(raw) if raw is not None else None
-        self._clean.setdefault(table, {})[key] = value
-        return value
+        known = self._known[table]
+        value = known.get(key, _MISSING)
+        if value is _MISSING:
+            value = known[key] = self._below(table, key)
+        return value  # type: ignore[no-any-return]  # the overlay holds every table's type
 
     def put(self, table: Table[V], key: bytes, value: V) -> None:
         """Stage a value."""
-        self._record.setdefault(table, {})[key] = value
+        self._stage(table, key, value)
 
     def delete(self, table: Table[Any], key: bytes) -> None:
         """Stage a deletion: a tombstone in the changelog."""
-        self._record.setdefault(table, {})[key] = None
+        self._stage(table, key, None)
 
     def emit(
         self,
@@ -81,28 +81,49 @@ class Transaction:
     ) -> None:
         """Stage a record; its partition is that of ``route``, or of the key."""
         partition = partition_of(key if route is None else route, self.lane.partitions)
-        self.out.append(Outgoing(topic, partition, key, value, headers))
+        self.out.append((topic, partition, key, value, headers))
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` once the transaction is committed, never otherwise."""
         self.callbacks.append(callback)
 
     def keep(self) -> None:
-        """Make the current record's changes part of the batch."""
-        for table, values in self._record.items():
-            self.dirty.setdefault(table, {}).update(values)
-        self._record.clear()
-        self._record_out = len(self.out)
-        self._record_callbacks = len(self.callbacks)
+        """Make the current record's changes part of the transaction."""
+        self._undo.clear()
+        self._kept_out = len(self.out)
+        self._kept_callbacks = len(self.callbacks)
 
     def drop(self) -> None:
         """Forget the current record's changes."""
-        self._record.clear()
-        del self.out[self._record_out :]
-        del self.callbacks[self._record_callbacks :]
+        for table, key, known, dirty in reversed(self._undo):
+            _restore(self._known[table], key, known)
+            _restore(self.dirty[table], key, dirty)
+        self._undo.clear()
+        del self.out[self._kept_out :]
+        del self.callbacks[self._kept_callbacks :]
 
-    def _read(self, table: Table[Any], key: bytes) -> bytes | None:
+    def _stage(self, table: Table[Any], key: bytes, value: Any) -> None:
+        known = self._known[table]
+        dirty = self.dirty.get(table)
+        if dirty is None:
+            dirty = self.dirty[table] = {}
+        self._undo.append((table, key, known.get(key, _MISSING), dirty.get(key, _MISSING)))
+        known[key] = dirty[key] = value
+
+    def _below(self, table: Table[V], key: bytes) -> V | None:
+        if self.under is not None:
+            values = self.under.dirty.get(table)
+            if values is not None and key in values:
+                return values[key]  # type: ignore[no-any-return]  # as in get
         try:
-            return self.lane.stores[table].get(key)
+            raw = self.lane.stores[table].get(key)
         except Exception as error:  # rocksdict raises bare exceptions; a failed disk is never a poison record
             raise Stale(f"table {table.name}, lane {self.lane.partition}: read failed: {error}") from error
+        return table.decode(raw) if raw is not None else None
+
+
+def _restore(values: dict[bytes, Any], key: bytes, before: Any) -> None:
+    if before is _MISSING:
+        values.pop(key, None)
+    else:
+        values[key] = before

@@ -50,6 +50,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # fa
         consumer._isolation_level = "read_committed"  # Faust sets it only in its own transaction mode
         return consumer
 
+    async def _fetch_records(
+        self, consumer: AIOKafkaConsumer, active_partitions: set[Any], timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> Any:  # fmt: skip
+        """Take up to ``max_records`` from every partition: aiokafka would empty one before the next,
+        so that the lanes took turns.
+        """
+        fetched = await super()._fetch_records(consumer, active_partitions, timeout, max_records) or {}
+        for tp in (active_partitions or set()) - fetched.keys():
+            fetched.update(await super()._fetch_records(consumer, {tp}, 0, max_records) or {})
+        return fetched
+
     def request_rejoin(self) -> None:
         """Ask the group coordinator for a new generation; safe from any thread."""
         coordinator = self._ensure_consumer()._coordinator
