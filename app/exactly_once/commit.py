@@ -39,6 +39,7 @@ async def commit(lane: Lane, transaction: Transaction, position: Position) -> No
         offsets = await _commit_to_kafka(lane, transaction.out, changes, position)
     for table, values in changes.items():
         lane.stores[table].write(values, offsets[table])
+        lane.recent[table].update(transaction.dirty[table])
     for callback in transaction.callbacks:
         callback()
 

@@ -16,7 +16,7 @@ from app.exactly_once import metrics
 from app.exactly_once.commit import commit
 from app.exactly_once.partitioner import partition_of
 from app.exactly_once.positions import Position
-from app.exactly_once.store import PartitionStore, Table
+from app.exactly_once.store import PartitionStore, RecentValues, Table
 from app.exactly_once.transaction import SourceRecord, Transaction
 from app.exactly_once.transport import Batch
 
@@ -106,6 +106,7 @@ class Lane:
         self.partitions = app.partitions
         self.epoch = epoch
         self.stores: dict[Table[Any], PartitionStore] = {}
+        self.recent: dict[Table[Any], RecentValues] = {}
         self.position = Position()
         self.failed: Exception | None = None
         self.producer: AIOKafkaProducer
@@ -142,6 +143,7 @@ class Lane:
         """Open the stores of every table, for the restore."""
         for table in self.app.state_tables:
             self.stores[table] = self.app.open_store(table, self.partition)
+            self.recent[table] = RecentValues()
 
     def begin(self, position: Position) -> None:
         """Take jobs from now on, starting at ``position``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +17,12 @@ V = TypeVar("V")
 
 OFFSET_KEY = b"\x00skustream.offset"
 WRITE_BUFFER_BYTES = 16 << 20
-"""One memtable; each partition has its own database, so a small one keeps many lanes in memory."""
+"""One memtable: each partition of each table has its own database."""
+ALL_WRITE_BUFFERS_BYTES = 48 << 20
+BLOCK_CACHE_BYTES = 64 << 20
+"""Shared by all databases of the process, so that memory does not grow with the number of lanes."""
+RECENT_VALUES = 10_000
+"""Decoded values that a lane remembers of each table: twice this at most."""
 BLOOM_BITS_PER_KEY = 10
 """About 1 % false positives: most lookups of seen ids are for keys that are not there."""
 
@@ -73,15 +79,51 @@ class PartitionStore:
         self._db.close()
 
 
+@cache
+def _shared() -> tuple[rocksdict.WriteBufferManager, rocksdict.Cache]:
+    manager = rocksdict.WriteBufferManager(ALL_WRITE_BUFFERS_BYTES, False)
+    return manager, rocksdict.Cache(BLOCK_CACHE_BYTES)
+
+
 def _options() -> rocksdict.Options:
+    """For point reads and batch writes: bloom filters, and bounded memory over all databases."""
+    write_buffers, block_cache = _shared()
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_write_buffer_manager(write_buffers)
     options.set_max_open_files(64)
     blocks = rocksdict.BlockBasedOptions()
+    blocks.set_block_cache(block_cache)
+    blocks.set_cache_index_and_filter_blocks(True)
     blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, block_based=False)
     options.set_block_based_table_factory(blocks)
     return options
+
+
+class RecentValues:
+    """Decoded committed values of one table in one lane, bounded: what was not used for long is forgotten.
+
+    Two generations instead of an order of use: a lookup costs one or two dictionary reads.
+    """
+
+    def __init__(self, limit: int = RECENT_VALUES) -> None:
+        self._limit = limit
+        self._young: dict[bytes, Any] = {}
+        self._old: dict[bytes, Any] = {}
+
+    def get(self, key: bytes, default: Any) -> Any:
+        """The value of a key (None: known to be absent), or ``default``."""
+        value = self._young.get(key, default)
+        if value is default:
+            value = self._old.get(key, default)
+        return value
+
+    def update(self, values: Mapping[bytes, Any]) -> None:
+        """Remember committed values."""
+        self._young.update(values)
+        if len(self._young) > self._limit:
+            self._old, self._young = self._young, {}
 
 
 class Table(Generic[V]):

@@ -115,6 +115,9 @@ class Transaction:
             values = self.under.dirty.get(table)
             if values is not None and key in values:
                 return values[key]  # type: ignore[no-any-return]  # as in get
+        recent = self.lane.recent[table].get(key, _MISSING)
+        if recent is not _MISSING:
+            return recent  # type: ignore[no-any-return]  # as in get
         try:
             raw = self.lane.stores[table].get(key)
         except Exception as error:  # rocksdict raises bare exceptions; a failed disk is never a poison record
