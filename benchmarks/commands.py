@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from benchmarks import adjuster as adjuster_bench
 from benchmarks import engine as engine_bench
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
@@ -36,6 +37,37 @@ def engine(events: int, only: tuple[str, ...], directory: Path | None, as_json: 
     """The toy work by this engine (two processes, one), Kafka Streams, plain Faust and a bare loop."""
     with _Place(directory) as place, _Bars() as bars:
         facts = asyncio.run(engine_bench.measure(place, events, only, bars.say, bars.bar))
+    _show(facts, as_json)
+
+
+@bench.command("adjuster")
+@click.option("--events", type=click.IntRange(50_000), default=1_000_000, show_default=True)
+@click.option("--keys", type=click.IntRange(1), default=adjuster_bench.KEYS, show_default=True)
+@keep
+@as_json
+def adjuster(events: int, keys: int, directory: Path | None, as_json: bool) -> None:
+    """The stock service with its real rules, ids, ledger and targets, beside the engine's toy work."""
+    with _Place(directory) as place, _Bars() as bars:
+        facts = asyncio.run(adjuster_bench.measure(place, events, keys, bars.bar))
+    _show(facts, as_json)
+
+
+@bench.command("growth")
+@click.option("--events", type=click.IntRange(50_000), default=500_000, show_default=True)
+@click.option(
+    "--keys",
+    type=click.IntRange(1),
+    multiple=True,
+    default=adjuster_bench.SIZES,
+    show_default=True,
+    help="How many keys there are; repeatable.",
+)
+@keep
+@as_json
+def growth(events: int, keys: tuple[int, ...], directory: Path | None, as_json: bool) -> None:
+    """The stock service's speed and memory by the number of keys it holds."""
+    with _Place(directory) as place, _Bars() as bars:
+        facts = asyncio.run(adjuster_bench.grow(place, events, keys, bars.bar))
     _show(facts, as_json)
 
 

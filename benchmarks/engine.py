@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -21,13 +20,13 @@ from app.exactly_once.partitioner import partition_of
 from app.local_kafka import LocalKafka, free_port
 from benchmarks.load import PARTITIONS, create_topics, fill, paced, toy_event, toy_events
 from benchmarks.measure import Run, count, drain, percentile, reader
+from benchmarks.processes import Command, running
 
 DRAIN_LIMIT_S = 240.0
 SAMPLE_S = 60.0
 """Plain Faust would need half an hour for the backlog: it is watched for this long."""
 PACED_RATE, PACED_S = 1_000, 10.0
 PACED_LIMIT_S = 60.0
-STOP_LIMIT_S = 30.0
 KAFKA_STREAMS = Path(__file__).parent / "kafka_streams"
 TUNED = {"COMMIT_MS": "1000", "CACHE_BYTES": str(64 << 20), "BATCH_BYTES": str(256 << 10)}
 EVENTS = "bench.events"
@@ -155,41 +154,28 @@ class Course:
         own = [f"skustream.{service}.states", f"skustream.{service}.positions"]
         await create_topics(self.bootstrap, plain, [*own, f"{service}-states-changelog"])
         group = system.group.format(service=service)
-        return _run_processes(self, system, service, group, events, outcomes)
+        return _running(service, group, outcomes, _commands(self, system, service, events, outcomes))
 
 
 @contextmanager
-def _run_processes(
-    course: Course, system: System, service: str, group: str, events: str, outcomes: str
-) -> Iterator[Started]:
-    children = []
-    try:
-        for number in range(system.processes):
-            directory = course.directory / f"{service}-{number}"
-            directory.mkdir(parents=True)
-            environment = {
-                **os.environ,
-                **system.environment,
-                "SERVICE": service,
-                "BOOTSTRAP": course.bootstrap,
-                "DATA_DIR": str(directory),
-                "WEB_PORT": str(free_port()),
-                "EVENTS": events,
-                "OUTCOMES": outcomes,
-            }
-            with (directory / "log").open("wb") as log:
-                children.append(subprocess.Popen(system.command, stdout=log, stderr=log, env=environment))
-        processes = [psutil.Process(child.pid) for child in children]
+def _running(service: str, group: str, outcomes: str, commands: Iterable[Command]) -> Iterator[Started]:
+    with running(commands) as processes:
         yield Started(service, group, outcomes, processes)
-    finally:
-        for child in children:
-            child.terminate()
-        for child in children:
-            try:
-                child.wait(STOP_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+
+
+def _commands(course: Course, system: System, service: str, events: str, outcomes: str) -> Iterator[Command]:
+    for number in range(system.processes):
+        directory = course.directory / f"{service}-{number}"
+        environment = {
+            **system.environment,
+            "SERVICE": service,
+            "BOOTSTRAP": course.bootstrap,
+            "DATA_DIR": str(directory),
+            "WEB_PORT": str(free_port()),
+            "EVENTS": events,
+            "OUTCOMES": outcomes,
+        }
+        yield Command(system.command, environment, directory)
 
 
 async def _latency(producer: AIOKafkaProducer, topic: str, consumer: AIOKafkaConsumer) -> list[float]:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
@@ -37,13 +38,17 @@ PRODUCER_REQUEST_BYTES = 9 << 20
 """Webhook records may have 8 MiB."""
 CHUNK_RECORDS = 1_000
 """Records decided at a stretch: the loop serves the other lanes' sockets in between."""
-WAITING_RECORDS = 10_000
+WAITING_RECORDS = 20_000
 WAITING_BYTES = 16 << 20
 """With this much waiting a lane is full: the consumer fetches no more for it until there is room."""
-TRANSACTION_RECORDS = 10_000
-TRANSACTION_BYTES = 16 << 20
+TRANSACTION_RECORDS = 40_000
+TRANSACTION_BYTES = 32 << 20
 TRANSACTION_DECIDE_S = 1.0
-"""What bounds a transaction under backlog; one that is idle takes what is there and never waits to fill."""
+BACKLOG_RECORDS = 5_000
+"""With more than this left in a partition its lane has a backlog."""
+BACKLOG_HOLD_S = 0.5
+"""Under backlog a transaction waits this long for more: a key that changes twice in it is written once."""
+"""What bounds a transaction under backlog; without one it takes what is there and never waits to fill."""
 STOP_LIMIT_S = 3.0
 """How long a stop waits for the open transaction before it is abandoned to be fenced."""
 
@@ -64,6 +69,7 @@ class _Chunk(NamedTuple):
     fetched_from: int | None
     decide: Decide
     size: int
+    behind: int  # records of the partition that come after those of the fetch
 
 
 class _Decided:
@@ -76,6 +82,7 @@ class _Decided:
         self.started = time.perf_counter()
         self.records = 0
         self.size = 0
+        self.more = False
 
     @property
     def position(self) -> Position:
@@ -90,6 +97,11 @@ class _Decided:
             or self.size >= TRANSACTION_BYTES
             or time.perf_counter() - self.started >= TRANSACTION_DECIDE_S
         )
+
+    @property
+    def filling(self) -> bool:
+        """Whether to wait for more: there is a backlog, and its records will be here at once."""
+        return self.more and not self.full and time.perf_counter() - self.started < BACKLOG_HOLD_S
 
 
 class Lane:
@@ -157,7 +169,7 @@ class Lane:
             for start in range(0, len(batch.records), CHUNK_RECORDS):
                 records = batch.records[start : start + CHUNK_RECORDS]
                 size = sum(len(record.value) for record in records if record.value is not None)
-                self._jobs.append(_Chunk(batch.topic, records, fetched_from, decide, size))
+                self._jobs.append(_Chunk(batch.topic, records, fetched_from, decide, size, batch.behind))
                 self._waiting_records += len(records)
                 self._waiting_bytes += size
                 fetched_from = records[-1].offset + 1
@@ -225,7 +237,7 @@ class Lane:
                     commit_task.result()
                     commit_task, self._committing = None, None
                 if commit_task is None:
-                    if self._decided is not None:
+                    if self._decided is not None and (self._stopping or not self._decided.filling):
                         self._committing, self._decided = self._decided, None
                         commit_task = asyncio.create_task(self._commit(self._committing))
                         commit_task.add_done_callback(lambda _: self._wake.set())
@@ -233,13 +245,18 @@ class Lane:
                     if self._stopping:
                         return
                 self._wake.clear()
-                await self._wake.wait()
+                await self._woken()
         except Exception as error:  # the one place that catches everything
             self._fail(error)
         finally:
             if commit_task is not None:
                 commit_task.cancel()
                 await asyncio.wait({commit_task})
+
+    async def _woken(self) -> None:
+        limit = BACKLOG_HOLD_S if self._decided is not None else None
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), limit)
 
     async def _commit(self, decided: _Decided) -> None:
         transaction, position = decided.transaction, decided.position
@@ -265,6 +282,7 @@ class Lane:
         self._waiting_bytes -= job.size
         self.app.room_made()
         decided.records += len(job.records)
+        decided.more = job.behind >= BACKLOG_RECORDS
         self._decide_chunk(decided.transaction, job, decided.offsets)
 
     def _next(self) -> _Decided:

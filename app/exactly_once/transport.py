@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     records: list[SourceRecord]
     fetched_from: int | None
     epoch: int
+    behind: int = 0  # records of the partition that come after these, as far as the consumer knows
 
 
 class BatchSchema(faust.Schema):  # type: ignore[misc]  # faust ships no types
@@ -120,7 +121,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # faust ships no types
                 continue
             fetched_from = self.fetch_position.get(tp)
             self.fetch_position[tp] = fetched[-1].offset + 1
-            batch = Batch(tp.topic, tp.partition, fetched, fetched_from, epochs.get(tp.partition, -1))
+            behind = (self.highwater(tp) or 0) - fetched[-1].offset - 1
+            epoch = epochs.get(tp.partition, -1)
+            batch = Batch(tp.topic, tp.partition, fetched, fetched_from, epoch, behind)
             yield tp, _message(tp, batch, generation)
 
     async def _seek_to_lane(self, tp: Any) -> None:
