@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -21,7 +21,6 @@ from app.records import (
     Record,
     Result,
     StockRecord,
-    Target,
     check_schema,
     correlation_of,
     encode,
@@ -75,7 +74,9 @@ class Adjuster:
     """Decides movements and listings over the tables ``stock`` and ``seen``."""
 
     def __init__(self, app: App, rules: Rules) -> None:
-        self.stock: Table[StockRecord] = app.state_table("stock", StockRecord, changelog="stock.levels")
+        self.stock: Table[StockRecord] = app.state_table(
+            "stock", StockRecord, changelog="stock.levels", derive=emit_targets
+        )
         self.seen: Table[int] = app.state_table("seen", int)
         self._rules = rules
 
@@ -109,9 +110,9 @@ class Adjuster:
         known = transaction.get(self.stock, key) or StockRecord()
         if known.listings == listings.listings:
             return
-        changed, targets = stock.set_listings(known, listings, now=_moment(transaction))
+        correlation_id = correlation_of(record.headers)
+        changed = stock.set_listings(known, listings, now=_moment(transaction), correlation_id=correlation_id)
         transaction.put(self.stock, key, changed)
-        emit_targets(transaction, targets, correlation_of(record.headers))
 
     def _tell(
         self, transaction: Transaction, key: bytes, record: SourceRecord, applied: stock.Applied
@@ -122,7 +123,6 @@ class Adjuster:
         transaction.emit("stock.ledger", key, encode(outcome), headers(outcome, correlation_id))
         for alert in applied.alerts:
             transaction.emit("stock.alerts", key, encode(alert), headers(alert, correlation_id))
-        emit_targets(transaction, applied.targets, correlation_id)
 
 
 class Sweeper:
@@ -165,11 +165,16 @@ class Sweeper:
         return len(expired) == SWEEP_KEYS
 
 
-def emit_targets(transaction: Transaction, targets: Iterable[Target], correlation_id: str) -> None:
-    """Publish targets, all of a shop in one partition."""
-    for target in targets:
-        key, route = target.key.encode(), target.shop.encode()
-        transaction.emit("shopify.targets", key, encode(target), headers(target, correlation_id), route)
+def emit_targets(
+    transaction: Transaction, key: bytes, before: StockRecord | None, after: StockRecord | None
+) -> None:
+    """Publish what a key's listings should show now, all of a shop in one partition."""
+    if after is None:
+        return
+    for target in stock.targets(key.decode(), before or StockRecord(), after):
+        route = target.shop.encode()
+        head = headers(target, target.correlation_id)
+        transaction.emit("shopify.targets", target.key.encode(), encode(target), head, route)
 
 
 def digest_of(movement_id: str) -> bytes:
@@ -192,4 +197,9 @@ def _own_key(record: SourceRecord, expected: str) -> bytes:
 
 
 def _moment(transaction: Transaction) -> datetime:
-    return datetime.fromtimestamp(transaction.now_ms / 1000, UTC)
+    return _instant(transaction.now_ms)
+
+
+@lru_cache(maxsize=1)
+def _instant(now_ms: int) -> datetime:
+    return datetime.fromtimestamp(now_ms / 1000, UTC)

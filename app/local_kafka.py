@@ -116,7 +116,9 @@ class LocalKafka:
         return path
 
     def _format(self, java: str, config: Path) -> None:
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = (
+            "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+        )  # "-" first is taken for an option
         command = [java, "-cp", f"{self._jars}/*", "kafka.tools.StorageTool", "format"]
         done = subprocess.run(
             [*command, "--cluster-id", cluster, "--config", str(config)], capture_output=True, check=False

@@ -27,8 +27,10 @@ MAX_QUANTITY = 1_000_000_000
 Quantity = Annotated[int, Meta(ge=-MAX_QUANTITY, le=MAX_QUANTITY)]
 
 
-class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Base of all wire records: immutable, defaults left out, unknown fields ignored.
+
+    They can hold no cycle, so the garbage collector need not look at them.
 
     ``kw_only`` is not inherited in msgspec, so every subclass says it.
     """
@@ -178,6 +180,7 @@ class StockRecord(Record, frozen=True, kw_only=True):
     moved: dict[str, Moved] = {}  # by listing key
     recent_orders: list[str] = []  # "{shop}/{order}" of the last commits, newest last, for alerts
     updated_at: Instant | None = None
+    correlation_id: str = ""  # of the last change
 
 
 class Result(StrEnum):
@@ -460,6 +463,8 @@ SCHEMAS: dict[type[Record], str] = {
 }
 """The value of the ``schema`` header: record name and major version."""
 
+_SCHEMA_HEADERS = {kind: ("schema", name.encode()) for kind, name in SCHEMAS.items()}
+
 
 def stock_key(sku: str, location: str) -> str:
     """``{sku}@{location}``; the last ``@`` separates, because a location code cannot contain one."""
@@ -489,7 +494,7 @@ def encode(record: Any) -> bytes:
 
 def headers(record: Record, correlation_id: str) -> list[tuple[str, bytes]]:
     """The Kafka headers of a record: its schema and the correlation id it carries from the first webhook."""
-    return [("schema", SCHEMAS[type(record)].encode()), ("correlation_id", correlation_id.encode())]
+    return [_SCHEMA_HEADERS[type(record)], ("correlation_id", correlation_id.encode())]
 
 
 def correlation_of(record_headers: Sequence[tuple[str, bytes]]) -> str:

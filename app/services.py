@@ -44,6 +44,9 @@ def shopify(settings: Settings) -> App:
 WORKERS: dict[str, Callable[[Settings], App]] = {"orders": orders, "stock": stock, "shopify": shopify}
 """The services that are Faust workers, by name."""
 
+_FAUST_LEVELS = {"warning": "warn"}
+"""Where Faust has another word for a log level than everybody else."""
+
 SERVICES = ("receiver", *WORKERS)
 """All services."""
 
@@ -56,7 +59,12 @@ def run(service: str, settings: Settings) -> None:
         return
     app = WORKERS[service](settings)
     asyncio.run(topics.require(settings, app.needed_topics()))
-    sys.argv = [sys.argv[0], "worker", "--loglevel", settings.log_level]
+    sys.argv = [
+        sys.argv[0],
+        "worker",
+        "--loglevel",
+        _FAUST_LEVELS.get(settings.log_level, settings.log_level),
+    ]
     app.main()
 
 

@@ -14,6 +14,9 @@ from rich.progress import Progress, TaskID
 
 from benchmarks import adjuster as adjuster_bench
 from benchmarks import engine as engine_bench
+from benchmarks import latency as latency_bench
+from benchmarks import receiver as receiver_bench
+from benchmarks import restore as restore_bench
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 keep = click.option(
@@ -68,6 +71,40 @@ def growth(events: int, keys: tuple[int, ...], directory: Path | None, as_json: 
     """The stock service's speed and memory by the number of keys it holds."""
     with _Place(directory) as place, _Bars() as bars:
         facts = asyncio.run(adjuster_bench.grow(place, events, keys, bars.bar))
+    _show(facts, as_json)
+
+
+@bench.command("restore")
+@click.option("--records", type=click.IntRange(50_000), default=2_000_000, show_default=True)
+@keep
+@as_json
+def restore(records: int, directory: Path | None, as_json: bool) -> None:
+    """Fill an empty store from its changelog: the engine's toy, then the stock service with half as many."""
+    with _Place(directory) as place, _Bars() as bars:
+        facts = asyncio.run(restore_bench.measure(place, records, bars.bar))
+    _show(facts, as_json)
+
+
+@bench.command("receiver")
+@click.option("--requests", type=click.IntRange(2_000, 1_000_000), default=60_000, show_default=True)
+@keep
+@as_json
+def receiver(requests: int, directory: Path | None, as_json: bool) -> None:
+    """Signed webhooks, each acknowledged by Kafka, beside an aiohttp handler that only answers."""
+    with _Place(directory) as place, _Bars() as bars:
+        facts = asyncio.run(receiver_bench.measure(place, requests, bars.bar))
+    _show(facts, as_json)
+
+
+@bench.command("latency")
+@click.option("--rate", type=click.IntRange(1, 5_000), default=500, show_default=True, help="Orders/s.")
+@click.option("--seconds", type=click.FloatRange(1, 600), default=30.0, show_default=True)
+@keep
+@as_json
+def latency(rate: int, seconds: float, directory: Path | None, as_json: bool) -> None:
+    """From the receiver's 200 to the ledger and to the other shop's stock, at a steady rate of orders."""
+    with _Place(directory) as place, _Bars() as bars:
+        facts = asyncio.run(latency_bench.measure(place, rate, seconds, bars.bar))
     _show(facts, as_json)
 
 

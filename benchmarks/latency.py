@@ -13,7 +13,7 @@ import msgspec
 import psutil
 from aiokafka import TopicPartition
 
-from app.dev.facts import Shown, shown_writes
+from app.dev.facts import Shown, read_pushes, shown_writes
 from app.dev.shops import DOMAINS, Key, SimulatorAdmin, catalogue, load
 from app.dev.supervisor import Stack
 from app.errors import Retry
@@ -30,7 +30,7 @@ CONNECTIONS = 64
 UP_LIMIT_S, LISTED_LIMIT_S, ARRIVE_LIMIT_S = 120.0, 120.0, 60.0
 POLL_S = 0.2
 WARM_S = 5.0
-COST_BUCKET = {"capacity": 20_000.0, "restore_rate": 1_000.0}
+COST_BUCKET = {"bucket_capacity": 20_000.0, "restore_rate": 1_000.0}
 """A Shopify Plus shop's: 1 000 points a second (shopify.dev, API limits)."""
 
 Bar = Callable[[str, int], Callable[[int], None]]
@@ -59,7 +59,7 @@ async def measure(directory: Path, rate: int, seconds: float, bar: Bar) -> dict[
             await load(stack.settings, admin, keys)
             await _listed(admin, keys)
             for domain in DOMAINS:
-                await admin.act("cost", shop=domain, **COST_BUCKET)
+                await admin.act("shops", domain=domain, **COST_BUCKET)
             return await _run(stack, admin, keys, rate, seconds, bar)
     finally:
         await stack.stop()
@@ -162,7 +162,8 @@ async def _to_shop(
     other = {key.name: key.listings[1].key for key in keys}
     end = time.monotonic() + ARRIVE_LIMIT_S
     while True:
-        shown = await shown_writes(stack.settings, (await admin.see("log"))["entries"])
+        pushes = await read_pushes(stack.settings)
+        shown = shown_writes(pushes, (await admin.see("log"))["entries"])
         arrived = [
             shown.get(other[seen.in_ledger[o][1]], Shown()).since(seen.in_ledger[o][2]) for o in orders
         ]

@@ -1,4 +1,4 @@
-"""``skustream bench receiver``: webhooks acknowledged by Kafka, beside an aiohttp handler that does nothing."""
+"""``skustream bench receiver``: webhooks acknowledged by Kafka, beside a handler that does nothing."""
 
 from __future__ import annotations
 

@@ -31,7 +31,6 @@ from app.records import (
     StockRecord,
     Target,
     split_stock_key,
-    stock_key,
 )
 
 HISTORY_LIMIT = 64
@@ -82,7 +81,6 @@ class Applied(Struct, frozen=True, kw_only=True):
     record: StockRecord
     outcome: Outcome
     alerts: list[Alert] = []
-    targets: list[Target] = []
 
 
 def apply(
@@ -119,18 +117,20 @@ def apply(
         record=changed,
         outcome=outcome,
         alerts=_alerts(record, changed, movement, outcome.oversold, low_water),
-        targets=targets(movement.key, record, changed, movement.correlation_id),
     )
 
 
 def set_listings(
-    record: StockRecord, listings: Listings, *, now: datetime
-) -> tuple[StockRecord, list[Target]]:
+    record: StockRecord, listings: Listings, *, now: datetime, correlation_id: str = ""
+) -> StockRecord:
     """Replace the listings of a key; what their shops moved is kept. A removed one is written no more."""
-    changed = msgspec.structs.replace(
-        record, listings=listings.listings, version=record.version + 1, updated_at=now
+    return msgspec.structs.replace(
+        record,
+        listings=listings.listings,
+        version=record.version + 1,
+        updated_at=now,
+        correlation_id=correlation_id,
     )
-    return changed, targets(stock_key(listings.sku, listings.location), record, changed, "")
 
 
 def channel_target(available: int, listing: Listing) -> int:
@@ -141,7 +141,7 @@ def channel_target(available: int, listing: Listing) -> int:
     return max(wanted, 0)
 
 
-def targets(key: str, before: StockRecord, after: StockRecord, correlation_id: str) -> list[Target]:
+def targets(key: str, before: StockRecord, after: StockRecord) -> list[Target]:
     """The targets to publish after a change: listings that show, or whose shop moved, something else."""
     if after.opened_at is None:
         return []
@@ -151,7 +151,7 @@ def targets(key: str, before: StockRecord, after: StockRecord, correlation_id: s
         or before.level.available != after.level.available
     )
     return [
-        _target(key, after, listing, correlation_id)
+        _target(key, after, listing)
         for listing in after.listings
         if everything or before.moved.get(listing.key) != after.moved.get(listing.key)
     ]
@@ -297,6 +297,7 @@ def _changed(record: StockRecord, movement: Movement, level: Level, *, now: date
         moved=_moved(record, movement),
         recent_orders=_recent_orders(record, movement),
         updated_at=now,
+        correlation_id=movement.correlation_id,
     )
 
 
@@ -373,6 +374,8 @@ def _alerts(
     if after.opened_at is None:
         return []
     was, is_now = before.level.available, after.level.available
+    if was > 0 and is_now > low_water:
+        return []
     kinds = []
     if is_now <= 0 < was:
         kinds.append(AlertKind.OUT)
@@ -401,7 +404,7 @@ def _alert(kind: AlertKind, record: StockRecord, movement: Movement, oversold: i
     )
 
 
-def _target(key: str, record: StockRecord, listing: Listing, correlation_id: str) -> Target:
+def _target(key: str, record: StockRecord, listing: Listing) -> Target:
     sku, location = split_stock_key(key)
     moved = record.moved.get(listing.key, Moved())
     return Target(
@@ -416,7 +419,7 @@ def _target(key: str, record: StockRecord, listing: Listing, correlation_id: str
         physical_total=moved.physical_total,
         version=record.version,
         updated_at=record.updated_at,
-        correlation_id=correlation_id,
+        correlation_id=record.correlation_id,
     )
 
 

@@ -105,7 +105,7 @@ async def gather(settings: Settings, admin: SimulatorAdmin, keys: Iterable[Key])
     known = await levels(settings)
     applied = [outcome for outcome in outcomes if outcome.result is Result.APPLIED]
     sales = _sales(applied, log)
-    seen = _shown([push async for push in _values(settings, "shopify.pushes", Push)], log)
+    seen = shown_writes(await read_pushes(settings), log)
     across, otherwise = _oversold(sales, seen, wanted)
     differences = _differences(known, wanted, applied, shown, log)
     wrong = mismatches(known, wanted.values(), shown)
@@ -195,8 +195,16 @@ def _sales(applied: Iterable[Outcome], log: Iterable[Mapping[str, Any]]) -> list
     return sales
 
 
-def _shown(pushes: Iterable[Push], log: Iterable[Mapping[str, Any]]) -> dict[str, Shown]:
-    """By listing. A write is applied when the shop's log says so, whenever we heard of it."""
+async def read_pushes(settings: Settings) -> list[Push]:
+    """The result of every write so far."""
+    return [push async for push in _values(settings, "shopify.pushes", Push)]
+
+
+def shown_writes(pushes: Iterable[Push], log: Iterable[Mapping[str, Any]]) -> dict[str, Shown]:
+    """By listing. A write is applied when the shop's log says so, whenever we heard of it.
+
+    The log must be read after the pushes.
+    """
     applied = {
         (entry["key"], entry["item"], entry["location"]): entry["monotonic_s"]
         for entry in log

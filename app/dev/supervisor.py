@@ -168,7 +168,7 @@ class Stack:
         self.bootstrap = external or (self.broker.bootstrap_servers if self.broker else "")
         self.shops_file = directory / "shops.yaml"
         self.simulator_port = _port(settings.simulator_port)
-        self._receiver_port = _port(settings.receiver_port)
+        self.receiver_port = _port(settings.receiver_port)
         self._settings = settings
         self.simulator_url = f"http://127.0.0.1:{self.simulator_port}"
 
@@ -202,7 +202,7 @@ class Stack:
         """Start the processes; ``data_dir`` is where each worker has a directory of its own."""
         (self.directory / "logs").mkdir(parents=True, exist_ok=True)
         self._add(SIMULATOR, [SIMULATOR], self.simulator_port, {})
-        self._add("receiver", ["run", "receiver"], self._receiver_port, {})
+        self._add("receiver", ["run", "receiver"], self.receiver_port, {})
         for service in WORKERS:
             self._add_workers(service, workers.get(service, 1), data_dir)
         for name in self.processes:
@@ -241,7 +241,7 @@ class Stack:
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
             "SKUSTREAM_SHOPS_FILE": str(self.shops_file),
             "SKUSTREAM_SIMULATOR_PORT": str(self.simulator_port),
-            "SKUSTREAM_RECEIVER_PORT": str(self._receiver_port),
+            "SKUSTREAM_RECEIVER_PORT": str(self.receiver_port),
             **self._extra,
             **own,
         }

@@ -19,7 +19,7 @@ from app.errors import Bug, LaneLost, Misconfigured, Stale
 from app.exactly_once import metrics
 from app.exactly_once.lane import Decide, Lane
 from app.exactly_once.recovery import Restorer, TableManager
-from app.exactly_once.store import CommittedStore, PartitionStore, Table
+from app.exactly_once.store import CommittedStore, Derive, PartitionStore, Table
 from app.exactly_once.transaction import SourceRecord
 from app.exactly_once.transport import Batch, BatchSchema, Transport
 
@@ -123,9 +123,15 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
 
     # -- declaring a service -----------------------------------------------------------------
 
-    def state_table(self, name: str, value_type: type[V], changelog: str | None = None) -> Table[V]:
+    def state_table(
+        self,
+        name: str,
+        value_type: type[V],
+        changelog: str | None = None,
+        derive: Derive[V] | None = None,
+    ) -> Table[V]:
         """Declare a table; Faust knows it too, so the assignor keeps it with its source topics."""
-        table = Table(name, value_type, changelog or f"skustream.{self.service}.{name}")
+        table = Table(name, value_type, changelog or f"skustream.{self.service}.{name}", derive)
         topic = self.topic(table.changelog, key_type=bytes, value_type=bytes, partitions=self.partitions)
         faust_table = self.Table(name, partitions=self.partitions, changelog_topic=topic)
         faust_table._data = CommittedStore(f"committed://{name}", self, faust_table)

@@ -24,7 +24,7 @@ TRANSACTION_LIMIT_S = 12.0
 async def commit(lane: Lane, transaction: Transaction, position: Position) -> None:
     """Make a transaction's changes durable, exactly once.
 
-    1. Encode the changed values, once per key.
+    1. Let the tables derive, and encode the changed values, once per key.
     2. Begin; send changelog records, output and the position, each to its explicit partition.
     3. Await every send: after fencing ``flush`` returns normally and only these futures raise.
     4. Send the group's offsets (for lag tools) and commit.
@@ -33,13 +33,14 @@ async def commit(lane: Lane, transaction: Transaction, position: Position) -> No
 
     Raises whatever the producer raises; the caller gives the lane up and asks the group who owns it.
     """
+    transaction.derive()
     changes = {table: _encoded(table, values) for table, values in transaction.dirty.items() if values}
     transaction.under = None  # committed by now: its values are in the stores
     async with asyncio.timeout(TRANSACTION_LIMIT_S):
         offsets = await _commit_to_kafka(lane, transaction.out, changes, position)
     for table, values in changes.items():
         lane.stores[table].write(values, offsets[table])
-        lane.recent[table].update(transaction.dirty[table])
+        lane.recent[table].update(transaction.dirty[table], values.values())
     for callback in transaction.callbacks:
         callback()
 

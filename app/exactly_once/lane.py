@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
@@ -17,7 +16,7 @@ from app.exactly_once import metrics
 from app.exactly_once.commit import commit
 from app.exactly_once.partitioner import partition_of
 from app.exactly_once.positions import Position
-from app.exactly_once.store import PartitionStore, RecentValues, Table
+from app.exactly_once.store import RECENT_BYTES, PartitionStore, RecentValues, Table
 from app.exactly_once.transaction import SourceRecord, Transaction
 from app.exactly_once.transport import Batch
 
@@ -38,16 +37,20 @@ PRODUCER_REQUEST_BYTES = 9 << 20
 """Webhook records may have 8 MiB."""
 CHUNK_RECORDS = 1_000
 """Records decided at a stretch: the loop serves the other lanes' sockets in between."""
-WAITING_RECORDS = 20_000
+WAITING_RECORDS = 5_000
 WAITING_BYTES = 16 << 20
 """With this much waiting a lane is full: the consumer fetches no more for it until there is room."""
 TRANSACTION_RECORDS = 40_000
-TRANSACTION_BYTES = 32 << 20
+TRANSACTION_BYTES = 4 << 20
 TRANSACTION_DECIDE_S = 1.0
 BACKLOG_RECORDS = 5_000
 """With more than this left in a partition its lane has a backlog."""
 BACKLOG_HOLD_S = 0.5
 """Under backlog a transaction waits this long for more: a key that changes twice in it is written once."""
+PACE, PACE_LIMIT_S = 3.0, 0.1
+"""A commit begins no sooner than so many times the last one's duration after that began: a transaction costs
+the same at any size, and a broker that gets slow gets fewer. What comes alone never waits.
+"""
 """What bounds a transaction under backlog; without one it takes what is there and never waits to fill."""
 STOP_LIMIT_S = 3.0
 """How long a stop waits for the open transaction before it is abandoned to be fenced."""
@@ -94,14 +97,9 @@ class _Decided:
         """Whether it should take no more."""
         return (
             self.records >= TRANSACTION_RECORDS
-            or self.size >= TRANSACTION_BYTES
+            or self.size + self.transaction.size >= TRANSACTION_BYTES
             or time.perf_counter() - self.started >= TRANSACTION_DECIDE_S
         )
-
-    @property
-    def filling(self) -> bool:
-        """Whether to wait for more: there is a backlog, and its records will be here at once."""
-        return self.more and not self.full and time.perf_counter() - self.started < BACKLOG_HOLD_S
 
 
 class Lane:
@@ -127,6 +125,7 @@ class Lane:
         self._waiting_bytes = 0
         self._decided: _Decided | None = None
         self._committing: _Decided | None = None
+        self._paced_until = 0.0  # perf_counter seconds
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -153,9 +152,11 @@ class Lane:
 
     def open_stores(self) -> None:
         """Open the stores of every table, for the restore."""
-        for table in self.app.state_tables:
+        tables = self.app.state_tables
+        share = RECENT_BYTES // max(1, len(self.app.lanes) * len(tables))
+        for table in tables:
             self.stores[table] = self.app.open_store(table, self.partition)
-            self.recent[table] = RecentValues()
+            self.recent[table] = RecentValues(share)
 
     def begin(self, position: Position) -> None:
         """Take jobs from now on, starting at ``position``."""
@@ -236,16 +237,20 @@ class Lane:
                 if commit_task is not None and commit_task.done():
                     commit_task.result()
                     commit_task, self._committing = None, None
-                if commit_task is None:
-                    if self._decided is not None and (self._stopping or not self._decided.filling):
+                hold_s = 0.0
+                if commit_task is None and self._decided is not None:
+                    hold_s = self._hold_s(self._decided)
+                    if hold_s <= 0:
                         self._committing, self._decided = self._decided, None
                         commit_task = asyncio.create_task(self._commit(self._committing))
                         commit_task.add_done_callback(lambda _: self._wake.set())
                         continue
-                    if self._stopping:
-                        return
+                elif commit_task is None and self._stopping:
+                    return
                 self._wake.clear()
-                await self._woken()
+                if hold_s > 0:
+                    asyncio.get_running_loop().call_later(hold_s, self._wake.set)
+                await self._wake.wait()
         except Exception as error:  # the one place that catches everything
             self._fail(error)
         finally:
@@ -253,13 +258,18 @@ class Lane:
                 commit_task.cancel()
                 await asyncio.wait({commit_task})
 
-    async def _woken(self) -> None:
-        limit = BACKLOG_HOLD_S if self._decided is not None else None
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), limit)
+    def _hold_s(self, decided: _Decided) -> float:
+        """How long a transaction shall wait for more before it is committed."""
+        if self._stopping or decided.full:
+            return 0.0
+        until = self._paced_until
+        if decided.more:
+            until = max(until, decided.started + BACKLOG_HOLD_S)
+        return until - time.perf_counter()
 
     async def _commit(self, decided: _Decided) -> None:
         transaction, position = decided.transaction, decided.position
+        began = time.perf_counter()
         if transaction.dirty or transaction.out or position != self.position:
             await commit(self, transaction, position)
         else:
@@ -267,6 +277,7 @@ class Lane:
                 callback()
         self.position = position
         _answer(decided.answers)
+        self._paced_until = began + min(PACE * (time.perf_counter() - began), PACE_LIMIT_S)
         metrics.TRANSACTION_SECONDS.labels(self.service).observe(time.perf_counter() - decided.started)
 
     def _decide(self, job: _Chunk | _Work) -> None:

@@ -15,4 +15,8 @@ MISROUTED = Counter(
 LANE_FAILURES = Counter("skustream_lane_failures_total", "Lanes given up and reopened", ["service", "error"])
 FENCES = Counter("skustream_fences_total", "Producers started: each fences an older owner", ["service"])
 RESTORED = Counter("skustream_restored_records_total", "Changelog records read back", ["service", "table"])
+RESTORE_REMAINING = Gauge(
+    "skustream_restore_remaining_records", "Changelog offsets that a restore has still to read", ["service"]
+)
+RESTORE_SECONDS = Gauge("skustream_restore_seconds", "How long the last restore took", ["service"])
 LANES = Gauge("skustream_lanes", "Lanes that this worker owns and that are open", ["service"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,10 @@ TAIL_RECORDS = 64
 STALLED_AFTER_S = 60.0
 """A restore that reads nothing for this long while it should is an error, not a wait."""
 RETRY_PAUSE_S = 1.0
+
+
+Ranges = Mapping[TopicPartition, tuple[int, int]]
+"""What to read of each partition: from the first offset up to, not including, the second."""
 
 
 class Restorer:
@@ -80,20 +85,33 @@ class Restorer:
         ranges = {
             tp: (max(store.offset + 1, self._begins[tp]), self._ends[tp]) for tp, store in stores.items()
         }
-        counts = dict.fromkeys(stores, 0)
-        async for tp, records in self._read(ranges):
-            stores[tp].write({record.key: record.value for record in records}, records[-1].offset)
-            counts[tp] += len(records)
-        for tp, store in stores.items():
-            if self._ends[tp] > self._begins[tp]:
-                store.write({}, self._ends[tp] - 1)
-        for table in self._app.state_tables:
-            restored = sum(count for tp, count in counts.items() if tp.topic == table.changelog)
-            metrics.RESTORED.labels(self._app.service, table.name).inc(restored)
+        await self._fill(stores, ranges)
         found = await self._last_positions([lane.partition for lane in lanes])
         for lane in lanes:
             stateful = any(self._ends[tp] > 0 for tp in stores if tp.partition == lane.partition)
             lane.position = self._position(lane, found.get(lane.partition), stateful)
+
+    async def _fill(
+        self,
+        stores: Mapping[TopicPartition, PartitionStore],
+        ranges: Mapping[TopicPartition, tuple[int, int]],
+    ) -> None:
+        service = self._app.service
+        counters = {
+            table.changelog: metrics.RESTORED.labels(service, table.name) for table in self._app.state_tables
+        }
+        remaining = {tp: max(0, end - start) for tp, (start, end) in ranges.items()}
+        began = time.perf_counter()
+        async for tp, records in self._read(ranges):
+            stores[tp].write({record.key: record.value for record in records}, records[-1].offset)
+            counters[tp.topic].inc(len(records))
+            remaining[tp] = ranges[tp][1] - records[-1].offset - 1
+            metrics.RESTORE_REMAINING.labels(service).set(sum(remaining.values()))
+        for tp, store in stores.items():
+            if self._ends[tp] > self._begins[tp]:
+                store.write({}, self._ends[tp] - 1)
+        metrics.RESTORE_REMAINING.labels(service).set(0)
+        metrics.RESTORE_SECONDS.labels(service).set(time.perf_counter() - began)
 
     def _usable_store(self, lane: Lane, table: Table[Any]) -> PartitionStore:
         """The lane's store of a table, emptied when it is ahead of its changelog."""
@@ -145,9 +163,7 @@ class Restorer:
             span *= 2
         return found
 
-    async def _read(
-        self, ranges: Mapping[TopicPartition, tuple[int, int]]
-    ) -> AsyncIterator[tuple[TopicPartition, list[Any]]]:
+    async def _read(self, ranges: Ranges) -> AsyncIterator[tuple[TopicPartition, list[Any]]]:
         """Committed records of each range, in order by partition, until every end is reached."""
         reached = {tp: start for tp, (start, end) in ranges.items() if start < end}
         for tp, start in reached.items():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 import rocksdict
@@ -13,16 +13,22 @@ from faust.stores.base import SerializedStore
 
 from app.errors import Bug, Stale
 
+if TYPE_CHECKING:
+    from app.exactly_once.transaction import Transaction
+
 V = TypeVar("V")
+Derive = Callable[["Transaction", bytes, V | None, V | None], None]
 
 OFFSET_KEY = b"\x00skustream.offset"
-WRITE_BUFFER_BYTES = 16 << 20
+WRITE_BUFFER_BYTES = 8 << 20
 """One memtable: each partition of each table has its own database."""
-ALL_WRITE_BUFFERS_BYTES = 48 << 20
-BLOCK_CACHE_BYTES = 64 << 20
+ALL_WRITE_BUFFERS_BYTES = 32 << 20
+BLOCK_CACHE_BYTES = 32 << 20
 """Shared by all databases of the process, so that memory does not grow with the number of lanes."""
-RECENT_VALUES = 10_000
-"""Decoded values that a lane remembers of each table: twice this at most."""
+RECENT_BYTES = 64 << 20
+"""What the remembered decoded values of all lanes and tables of a process may take, about."""
+VALUE_BYTES, BYTES_A_BYTE = 200, 4
+"""What a decoded value takes: its key and its place, and several times its JSON."""
 BLOOM_BITS_PER_KEY = 10
 """About 1 % false positives: most lookups of seen ids are for keys that are not there."""
 
@@ -107,8 +113,9 @@ class RecentValues:
     Two generations instead of an order of use: a lookup costs one or two dictionary reads.
     """
 
-    def __init__(self, limit: int = RECENT_VALUES) -> None:
-        self._limit = limit
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes // 2
+        self._size = 0
         self._young: dict[bytes, Any] = {}
         self._old: dict[bytes, Any] = {}
 
@@ -119,19 +126,27 @@ class RecentValues:
             value = self._old.get(key, default)
         return value
 
-    def update(self, values: Mapping[bytes, Any]) -> None:
-        """Remember committed values."""
+    def update(self, values: Mapping[bytes, Any], encoded: Iterable[bytes | None]) -> None:
+        """Remember committed values; ``encoded`` are their JSON bytes, which tell their size."""
         self._young.update(values)
-        if len(self._young) > self._limit:
-            self._old, self._young = self._young, {}
+        self._size += len(values) * VALUE_BYTES + BYTES_A_BYTE * sum(map(len, filter(None, encoded)))
+        if self._size > self._limit:
+            self._old, self._young, self._size = self._young, {}, 0
 
 
 class Table(Generic[V]):
-    """A typed, changelogged table of a service; values are JSON of ``value_type``."""
+    """A typed, changelogged table of a service; values are JSON of ``value_type``.
 
-    def __init__(self, name: str, value_type: type[V], changelog: str) -> None:
+    ``derive`` is called once for each key that a transaction changed, with its value before and after: it
+    emits what others shall know of the new state, whatever number of records changed it.
+    """
+
+    def __init__(
+        self, name: str, value_type: type[V], changelog: str, derive: Derive[V] | None = None
+    ) -> None:
         self.name = name
         self.changelog = changelog
+        self.derive = derive
         self.encode = msgspec.json.Encoder().encode
         self.decode = msgspec.json.Decoder(value_type).decode
 

@@ -49,7 +49,9 @@ class Transaction:
         self.under = under
         self.out: list[Outgoing] = []
         self.callbacks: list[Callable[[], None]] = []
+        self.size = 0  # bytes to be sent
         self.dirty: dict[Table[Any], dict[bytes, Any]] = {}
+        self._before: dict[Table[Any], dict[bytes, Any]] = {}  # of tables that something is derived from
         self._known: dict[Table[Any], dict[bytes, Any]] = {table: {} for table in lane.stores}
         self._undo: list[tuple[Table[Any], bytes, Any, Any]] = []  # table, key, known and dirty before
         self._kept_out = 0
@@ -82,6 +84,16 @@ class Transaction:
         """Stage a record; its partition is that of ``route``, or of the key."""
         partition = partition_of(key if route is None else route, self.lane.partitions)
         self.out.append((topic, partition, key, value, headers))
+        if value is not None:
+            self.size += len(value)
+
+    def derive(self) -> None:
+        """Stage what follows from the changed values of each table, once for each key."""
+        for table, values in self.dirty.items():
+            if table.derive is not None:
+                before = self._before[table]
+                for key, after in values.items():
+                    table.derive(self, key, before[key], after)
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` once the transaction is committed, never otherwise."""
@@ -107,6 +119,8 @@ class Transaction:
         dirty = self.dirty.get(table)
         if dirty is None:
             dirty = self.dirty[table] = {}
+        if table.derive is not None and key not in dirty:
+            self._before.setdefault(table, {})[key] = self.get(table, key)
         self._undo.append((table, key, known.get(key, _MISSING), dirty.get(key, _MISSING)))
         known[key] = dirty[key] = value
 

@@ -169,9 +169,9 @@ def test_crossing_a_threshold_alerts_once(
 def test_nothing_is_published_before_a_key_is_opened() -> None:
     record = StockRecord(listings=[LISTING])
     quiet = apply(record, movement(MovementKind.RECEIVED, 5))
-    assert (quiet.targets, quiet.alerts) == ([], [])
+    assert (stock.targets("TEE@main", record, quiet.record), quiet.alerts) == ([], [])
     loud = apply(quiet.record, movement(MovementKind.COUNTED, 5, as_of=NOW))
-    assert [target.wanted for target in loud.targets] == [5]
+    assert [target.wanted for target in stock.targets("TEE@main", quiet.record, loud.record)] == [5]
 
 
 def test_another_source_than_the_authority_only_corroborates() -> None:
@@ -182,19 +182,19 @@ def test_another_source_than_the_authority_only_corroborates() -> None:
 
 def test_totals_of_the_selling_listing_follow_its_own_orders() -> None:
     cause = Cause(shop=SHOP, order=1, listing=LISTING.key)
-    record = opened(10)
+    before = record = opened(10)
     for kind in (MovementKind.COMMITTED, MovementKind.SHIPPED, MovementKind.RETURNED):
-        applied = apply(record, movement(kind, 2, cause=cause))
-        record = applied.record
+        before, record = record, apply(record, movement(kind, 2, cause=cause)).record
     assert record.moved[LISTING.key] == Moved(committed=0, physical_total=0)
-    assert [(t.committed, t.physical_total, t.wanted) for t in applied.targets] == [(0, 0, 10)]
+    targets = stock.targets("TEE@main", before, record)
+    assert [(t.committed, t.physical_total, t.wanted) for t in targets] == [(0, 0, 10)]
 
 
 def test_new_listings_of_an_opened_key_get_a_target() -> None:
     other = Listing(shop="b", item=9, variant=9, location_id=9, buffer=4)
     listings = Listings(sku="TEE", location="main", listings=[LISTING, other])
-    record, targets = stock.set_listings(opened(10), listings, now=NOW)
-    assert [target.wanted for target in targets] == [10, 6]
+    record = stock.set_listings(opened(10), listings, now=NOW)
+    assert [target.wanted for target in stock.targets("TEE@main", opened(10), record)] == [10, 6]
     assert record.version == 1
 
 
