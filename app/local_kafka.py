@@ -70,7 +70,7 @@ class LocalKafka:
             self._format(java, config)
         with (self.directory / "kafka.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [java, f"-Xmx{HEAP}", "-cp", f"{self._jars}/*", "kafka.Kafka", str(config)],
+                [java, f"-Xmx{HEAP}", "-XX:+UseParallelGC", "-cp", f"{self._jars}/*", "kafka.Kafka", str(config)],
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._wait_ready()

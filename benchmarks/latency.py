@@ -29,7 +29,7 @@ SKUS, OPENING = 200, 1_000_000
 CONNECTIONS = 64
 UP_LIMIT_S, LISTED_LIMIT_S, ARRIVE_LIMIT_S = 120.0, 120.0, 60.0
 POLL_S = 0.2
-WARM_S = 5.0
+WARM_S = 20.0
 COST_BUCKET = {"bucket_capacity": 20_000.0, "restore_rate": 1_000.0}
 """A Shopify Plus shop's: 1 000 points a second (shopify.dev, API limits)."""
 
