@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -17,6 +18,11 @@ POLLS = 10
 
 async def lag_of(settings: Settings, service: str, sources: Sequence[str]) -> int:
     """Records that the service has not taken, over all its lanes."""
+    return sum((await lane_lags(settings, service, sources)).values())
+
+
+async def lane_lags(settings: Settings, service: str, sources: Sequence[str]) -> dict[int, int]:
+    """Records that the service has not taken, by lane."""
     positions = await show_positions(service, settings.kafka_options(), settings.partitions)
     consumer = AIOKafkaConsumer(
         **settings.kafka_options(), isolation_level="read_committed", enable_auto_commit=False
@@ -32,24 +38,28 @@ async def lag_of(settings: Settings, service: str, sources: Sequence[str]) -> in
             start = max(begins[part], start or 0)
             if ends[part] > start:
                 behind[part] = start
-        total = sum(int(ends[part]) - start for part, start in behind.items())
-        if total > COUNTED or not behind:
-            return total
-        return await _count(consumer, behind, ends)
+        offsets = Counter(dict.fromkeys(range(settings.partitions), 0))
+        for part, start in behind.items():
+            offsets[part.partition] += int(ends[part]) - start
+        if offsets.total() <= COUNTED and behind:
+            counted = await _count(consumer, behind, ends)
+            return {lane: counted[lane] for lane in range(settings.partitions)}
+        return dict(offsets)
     finally:
         await consumer.stop()
 
 
 async def _count(
     consumer: AIOKafkaConsumer, behind: dict[TopicPartition, int], ends: dict[TopicPartition, int]
-) -> int:
+) -> Counter[int]:
+    """Records between those offsets, by lane."""
     consumer.assign(list(behind))
     for part, start in behind.items():
         consumer.seek(part, start)
-    total = 0
+    total: Counter[int] = Counter()
     for _ in range(POLLS):
-        for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
-            total += len(records)
+        for part, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
+            total[part.partition] += len(records)
         if all([await consumer.position(part) >= ends[part] for part in behind]):
             break
     return total

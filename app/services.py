@@ -78,4 +78,6 @@ def _app(service: str, settings: Settings, port: int) -> App:
         web_port=port,
         web_host=settings.receiver_host,
         session_timeout_s=settings.session_timeout_s,
+        standby_replicas=settings.standby_replicas,
+        instance_id=settings.instance_id,
     )

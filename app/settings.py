@@ -51,6 +51,12 @@ class Settings(BaseSettings):
     """How long a movement id is remembered: longer than any topic or dead letter can bring it back."""
     session_timeout_s: float = Field(10.0, ge=6.0, le=300.0)
     """How long a dead worker keeps its partitions."""
+    standby_replicas: int = Field(0, ge=0, le=9)
+    """Further workers that keep a copy of each lane's stores: a failover then restores only their tail."""
+    instance_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,249}$")
+    """A name of this worker that outlives it (static membership): a restart within the session timeout moves
+    no partition. Unique among the workers of a service.
+    """
     max_refusals: int = Field(5, ge=1)
     """How often a listing may be refused by its shop before it goes to the dead-letter topic."""
     low_water: int = Field(0, ge=0)

@@ -155,6 +155,10 @@ def _show(rows: list[Row]) -> None:
         lag = "-" if row.lag is None else str(row.lag)
         pid = "-" if row.pid is None else str(row.pid)
         click.echo(f"{row.name:12} {pid:>8} {row.restarts:>8} {lag:>8}  {row.url:26} {row.health}")
+        for what, lanes in (("lanes", row.lanes), ("standby of", row.standby_lag)):
+            if lanes:
+                behind = ", ".join(f"{lane} ({behind} behind)" for lane, behind in sorted(lanes.items()))
+                click.echo(f"{'':12} {what} {behind}")
 
 
 def work_directory(name: str) -> Path:

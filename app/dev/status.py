@@ -9,9 +9,9 @@ import psutil
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
-from app.dev.supervisor import ProcessState, StackState, health
+from app.dev.supervisor import ProcessState, Report, StackState, report
 from app.errors import SkustreamError
-from app.lag import lag_of
+from app.lag import lane_lags
 from app.services import WORKERS
 from app.settings import Settings
 from app.topics import plan
@@ -26,6 +26,8 @@ class Row(Struct, frozen=True, kw_only=True):
     restarts: int
     lag: int | None  # records not taken yet, of the whole service; None: not a worker, or not known
     url: str
+    lanes: dict[int, int] = {}  # records not taken yet, of each lane that this process has
+    standby_lag: dict[int, int] = {}  # changelog offsets behind, of each lane that it follows
 
 
 async def status_of(settings: Settings, state: StackState) -> list[Row]:
@@ -33,39 +35,45 @@ async def status_of(settings: Settings, state: StackState) -> list[Row]:
     reached = settings.model_copy(
         update={"bootstrap_servers": state.bootstrap, "shops_file": Path(state.shops_file)}
     )
-    healths = await asyncio.gather(*(_health(reached, process) for process in state.processes))
-    lags = dict.fromkeys(WORKERS, None) | (await _lags(reached) if healths[0] == "ok" else {})
+    reports = await asyncio.gather(*(_report(reached, process) for process in state.processes))
+    lags = dict.fromkeys(WORKERS, None) | (await _lags(reached) if reports[0].health == "ok" else {})
     return [
-        Row(
-            name=process.name,
-            pid=process.pid,
-            health=known,
-            restarts=process.restarts,
-            lag=lags.get(process.name.partition("-")[0]),
-            url=process.url,
-        )
-        for process, known in zip(state.processes, healths, strict=True)
+        _row(process, report, lags.get(process.name.partition("-")[0]))
+        for process, report in zip(state.processes, reports, strict=True)
     ]
 
 
-async def _health(settings: Settings, process: ProcessState) -> str:
+def _row(process: ProcessState, report: Report, lags: dict[int, int] | None) -> Row:
+    return Row(
+        name=process.name,
+        pid=process.pid,
+        health=report.health,
+        restarts=process.restarts,
+        lag=sum(lags.values()) if lags is not None else None,
+        url=process.url,
+        lanes={lane: lags.get(lane, 0) for lane in report.lanes} if lags is not None else {},
+        standby_lag=report.standby_lag,
+    )
+
+
+async def _report(settings: Settings, process: ProcessState) -> Report:
     if process.name == "kafka":
         try:
             await plan(settings)
         except (SkustreamError, KafkaError) as error:
-            return f"no answer: {error}"
-        return "ok"
+            return Report(health=f"no answer: {error}")
+        return Report(health="ok")
     if process.pid is None:
-        return "not running"
+        return Report(health="not running")
     stopped = psutil.pid_exists(process.pid) and psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
-    return "stopped by a signal" if stopped else await health(process.url)
+    return Report(health="stopped by a signal") if stopped else await report(process.url)
 
 
-async def _lags(settings: Settings) -> dict[str, int | None]:
-    found: dict[str, int | None] = {}
+async def _lags(settings: Settings) -> dict[str, dict[int, int] | None]:
+    found: dict[str, dict[int, int] | None] = {}
     for service, make in WORKERS.items():
         try:
-            found[service] = await lag_of(settings, service, make(settings).source_topics)
+            found[service] = await lane_lags(settings, service, make(settings).source_topics)
         except KafkaError:
             found[service] = None
     return found

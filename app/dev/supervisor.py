@@ -285,8 +285,8 @@ class Stack:
         end = time.monotonic() + limit_s
         waiting = list(self.processes.values())
         while waiting:
-            healths = await asyncio.gather(*(health(process.state.url) for process in waiting))
-            waiting = [process for process, known in zip(waiting, healths, strict=True) if known != "ok"]
+            reports = await asyncio.gather(*(report(process.state.url) for process in waiting))
+            waiting = [one for one, known in zip(waiting, reports, strict=True) if known.health != "ok"]
             if waiting and time.monotonic() > end:
                 names = ", ".join(f"{one.state.name} (see {one.log})" for one in waiting)
                 raise Ended(f"not healthy after {limit_s:.0f} s: {names}")
@@ -363,17 +363,28 @@ def running_stack(directory: Path) -> StackState | None:
     return state if alive else None
 
 
-async def health(url: str) -> str:
-    """``ok``, or what is wrong with the process that should answer there."""
+class Report(Struct, frozen=True, kw_only=True):
+    """What a process says of itself."""
+
+    health: str  # "ok", or what is wrong
+    lanes: list[int] = []
+    standby_lag: dict[int, int] = {}
+
+
+async def report(url: str) -> Report:
+    """Ask the process that should answer there."""
     timeout = aiohttp.ClientTimeout(total=HEALTH_LIMIT_S)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/healthz") as answer:
             body = await answer.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return f"no answer: {type(error).__name__}"
+        return Report(health=f"no answer: {type(error).__name__}")
     if answer.status != 200:
-        return f"status {answer.status}: {body}"
-    return "no lanes" if body.get("lanes") == [] else "ok"
+        return Report(health=f"status {answer.status}: {body}")
+    if body.get("lanes") == []:
+        return Report(health="no lanes")
+    standby_lag = {int(lane): lag for lane, lag in body.get("standby_lag", {}).items()}
+    return Report(health="ok", lanes=body.get("lanes", []), standby_lag=standby_lag)
 
 
 def _port(wanted: int) -> int:

@@ -17,8 +17,10 @@ from aiokafka.errors import KafkaError
 
 from app.errors import Bug, LaneLost, Misconfigured, Stale
 from app.exactly_once import metrics
+from app.exactly_once.assignor import Assignor
 from app.exactly_once.lane import Decide, Lane
 from app.exactly_once.recovery import Restorer, TableManager
+from app.exactly_once.standby import Standbys
 from app.exactly_once.store import CommittedStore, Derive, PartitionStore, Table
 from app.exactly_once.transaction import SourceRecord
 from app.exactly_once.transport import Batch, BatchSchema, Transport
@@ -70,6 +72,8 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         web_port: int,
         web_host: str = "127.0.0.1",
         session_timeout_s: float = 10.0,
+        standby_replicas: int = 0,
+        instance_id: str | None = None,
     ) -> None:
         self.service = service
         self.kafka_options = dict(kafka_options)
@@ -90,6 +94,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self._misrouted: set[str] = set()
         self._watchdog: asyncio.Task[None] | None = None
         self._open_lanes: set[int] = set()
+        self._standbys = Standbys(self, ())
         super().__init__(
             f"skustream.{service}",
             broker=_broker_urls(self.kafka_options),
@@ -99,7 +104,10 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             topic_partitions=partitions,
             topic_allow_declare=False,
             topic_disable_leader=True,
-            table_standby_replicas=0,
+            table_standby_replicas=standby_replicas,
+            consumer_group_instance_id=instance_id,
+            # A static member gets its former assignment back, which names its URL: that may not change.
+            canonical_url=f"http://{instance_id}" if instance_id else None,
             stream_buffer_maxsize=64,
             stream_wait_empty=False,
             stream_recovery_delay=0.0,
@@ -117,6 +125,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             loghandlers=list(logging.root.handlers),
             logging_config=dict(_KEEP_LOGGING) if logging.root.handlers else None,
             TableManager=TableManager,
+            PartitionAssignor=Assignor,
         )
         self.transport = Transport(self.conf.broker_consumer, self)
         self._serve_pages()
@@ -263,11 +272,21 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             self._open_lanes.add(lane.partition)
             for opened in self._opened:
                 opened(lane)
+        self._follow_as_standby()
         metrics.LANES.labels(self.service).set(len(lanes))
         self._end_watch()
         log.info("lanes are open", service=self.service, lanes=sorted(self.lanes))
 
+    def _follow_as_standby(self) -> None:
+        changelogs = {table.changelog for table in self.state_tables}
+        standbys = {tp.partition for tp in self.assignor.assigned_standbys() if tp.topic in changelogs}
+        self._standbys = Standbys(self, standbys - self.lanes.keys())
+        if self._standbys.partitions:
+            log.info("following as standby", service=self.service, lanes=self._standbys.partitions)
+            self._standbys.start()
+
     async def _close_lanes(self) -> None:
+        await self._standbys.stop()
         lanes, self.lanes = self.lanes, {}
         for lane in lanes.values():
             if lane.partition in self._open_lanes:
@@ -339,6 +358,10 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self.tables[table.name]._data.partitions[partition] = store
         return store
 
+    def open_standby(self, table: Table[Any], partition: int) -> PartitionStore:
+        """Open the local store of a partition whose lane another worker owns."""
+        return PartitionStore(self._store_path(table, partition))
+
     def wipe_store(self, table: Table[Any], partition: int) -> PartitionStore:
         """Drop the local store of a table's partition and open an empty one."""
         self.tables[table.name]._data.partitions.pop(partition).close()
@@ -370,7 +393,8 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
     def health(self) -> dict[str, Any]:
         """Whether every lane works; ``ok`` is false from the first failure until the lanes are open again.
 
-        ``lanes`` take records; ``opening`` are ours and still being restored.
+        ``lanes`` take records; ``opening`` are ours and still being restored; ``standby_lag`` has the lanes
+        of others that are followed here.
         """
         failed = {lane.partition: repr(lane.failed) for lane in self.lanes.values() if lane.failed}
         opening = sorted(self.lanes.keys() - self._open_lanes)
@@ -380,6 +404,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             "lanes": sorted(self._open_lanes),
             "opening": opening,
             "failed": failed,
+            "standby_lag": self._standbys.lags(),
         }
 
     def _serve_pages(self) -> None:

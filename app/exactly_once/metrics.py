@@ -19,4 +19,7 @@ RESTORE_REMAINING = Gauge(
     "skustream_restore_remaining_records", "Changelog offsets that a restore has still to read", ["service"]
 )
 RESTORE_SECONDS = Gauge("skustream_restore_seconds", "How long the last restore took", ["service"])
+STANDBY_LAG = Gauge(
+    "skustream_standby_lag_records", "Changelog offsets that a standby is behind", ["service", "lane"]
+)
 LANES = Gauge("skustream_lanes", "Lanes that this worker owns and that are open", ["service"])

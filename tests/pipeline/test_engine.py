@@ -36,9 +36,10 @@ class Bench:
         plain = [f"{self.service}.in", f"{self.service}.out", f"dead-letters.{self.service}"]
         asyncio.run(create_topics(bootstrap, plain, internal, PARTITIONS))
 
-    def worker(self) -> Worker:
+    def worker(self, **environment: str) -> Worker:
         """Start one more worker, with a data directory of its own."""
-        worker = Worker(self.bootstrap, self.service, self.directory / f"worker{len(self.workers)}")
+        directory = self.directory / f"worker{len(self.workers)}"
+        worker = Worker(self.bootstrap, self.service, directory, **environment)
         self.workers.append(worker)
         return worker
 
@@ -158,6 +159,52 @@ def test_state_without_a_position_refuses_to_start_and_names_the_command(bench: 
     worker = bench.worker()
     assert worker.process.wait(timeout=60) != 0
     assert f"skustream positions set {bench.service}" in worker.log.read_text()
+
+
+def lanes(worker: Worker) -> set[int]:
+    """The lanes that take records, once all that the worker owns do."""
+    health = worker.health()
+    return set(health["lanes"]) if health and not health["opening"] else set()
+
+
+def share(*workers: Worker) -> bool:
+    """Whether the workers share all lanes, each with the same number."""
+    found = [lanes(worker) for worker in workers]
+    each = PARTITIONS // len(workers)
+    return all(len(one) == each for one in found) and set().union(*found) == set(range(PARTITIONS))
+
+
+def test_a_promoted_standby_restores_only_the_tail(bench: Bench) -> None:
+    first, second = bench.worker(STANDBYS="1"), bench.worker(STANDBYS="1")
+    wait_until(lambda: share(first, second), 60, "two workers share the lanes")
+    bench.send([(f"k{n}", event(n), None) for n in range(4_000)])
+    bench.wait_outcomes(4_000)
+    followed = set(range(PARTITIONS)) - lanes(second)
+    wait_until(
+        lambda: second.health().get("standby_lag") == {str(lane): 0 for lane in followed}, 30, "no lag"
+    )
+    before = second.metric("skustream_restored_records_total")
+    first.kill()
+    wait_until(lambda: lanes(second) == set(range(PARTITIONS)), 60, "the standby has all lanes")
+    assert second.metric("skustream_restored_records_total") == before
+    bench.send([(f"k{n}", event(n), None) for n in range(4_000, 5_000)])
+    assert set(bench.wait_outcomes(5_000).values()) == {1}
+    assert bench.total() == 5_000
+
+
+def test_a_static_member_that_restarts_moves_no_lane(bench: Bench) -> None:
+    first, second = bench.worker(INSTANCE_ID="one"), bench.worker(INSTANCE_ID="two")
+    wait_until(lambda: share(first, second), 60, "two workers share the lanes")
+    had = lanes(second)
+    for worker, other in ((second, first), (first, second)):
+        moves = other.log.read_text().count("lanes are assigned")
+        assert worker.stop() == 0
+        worker.start()
+        bench.send([(f"k{n}", event(n), None) for n in range(500)])
+        wait_until(lambda: share(first, second), 60, "both have lanes again")
+        assert other.log.read_text().count("lanes are assigned") == moves
+    assert lanes(second) == had
+    assert len(bench.wait_outcomes(500)) == 500
 
 
 def test_every_event_counts_once_through_kills_and_pauses(bench: Bench) -> None:

@@ -1,6 +1,6 @@
 """A small service on the engine, run as a worker of its own by the tests: sums deltas by key.
 
-Environment: SERVICE, BOOTSTRAP, DATA_DIR, WEB_PORT.
+Environment: SERVICE, BOOTSTRAP, DATA_DIR, WEB_PORT, and optionally STANDBYS, INSTANCE_ID.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ app = App(
     web_port=int(os.environ.get("WEB_PORT", "6066")),
     encode_dead_letter=dead_letter,
     session_timeout_s=6.0,
+    standby_replicas=int(os.environ.get("STANDBYS", "0")),
+    instance_id=os.environ.get("INSTANCE_ID"),
 )
 sums = app.state_table("sums", Sum)
 events = app.batch_topic(f"{SERVICE}.in")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from app.local_kafka import free_port
 from support import engine_service
@@ -18,10 +20,11 @@ from support.kafka_io import wait_until
 class Worker:
     """One process of the toy service with a data directory of its own."""
 
-    def __init__(self, bootstrap: str, service: str, directory: Path) -> None:
+    def __init__(self, bootstrap: str, service: str, directory: Path, **environment: str) -> None:
         self.data_dir = directory / "data"
         self.log = directory / "worker.log"
-        self._environment = {"SERVICE": service, "BOOTSTRAP": bootstrap, "DATA_DIR": str(self.data_dir)}
+        own = {"SERVICE": service, "BOOTSTRAP": bootstrap, "DATA_DIR": str(self.data_dir)}
+        self._environment = {**own, **environment}
         directory.mkdir(parents=True, exist_ok=True)
         self.start()
 
@@ -61,13 +64,25 @@ class Worker:
         """SIGCONT."""
         self.process.send_signal(signal.SIGCONT)
 
+    def health(self) -> dict[str, Any]:
+        """What /healthz answers with 200; empty otherwise."""
+        return json.loads(self._get("healthz") or b"{}")
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = self._get("metrics").decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
+
+    def _get(self, path: str) -> bytes:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=2) as answer:
+                return answer.read()
+        except (urllib.error.URLError, OSError):
+            return b""
+
     def healthy(self) -> bool:
         """Whether /healthz answers 200 with at least one lane."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=2) as answer:
-                return b'"lanes":[]' not in answer.read()
-        except (urllib.error.URLError, OSError):
-            return False
+        return bool(self.health().get("lanes"))
 
     def wait_healthy(self) -> None:
         """Wait until its lanes are open."""
