@@ -14,6 +14,7 @@ from rich.progress import Progress, TaskID
 
 from benchmarks import adjuster as adjuster_bench
 from benchmarks import engine as engine_bench
+from benchmarks import failover as failover_bench
 from benchmarks import latency as latency_bench
 from benchmarks import receiver as receiver_bench
 from benchmarks import restore as restore_bench
@@ -105,6 +106,17 @@ def latency(rate: int, seconds: float, directory: Path | None, as_json: bool) ->
     """From the receiver's 200 to the ledger and to the other shop's stock, at a steady rate of orders."""
     with _Place(directory) as place, _Bars() as bars:
         facts = asyncio.run(latency_bench.measure(place, rate, seconds, bars.bar))
+    _show(facts, as_json)
+
+
+@bench.command("failover")
+@click.option("--records", type=click.IntRange(1_000), default=1_000_000, show_default=True)
+@keep
+@as_json
+def failover(records: int, directory: Path | None, as_json: bool) -> None:
+    """How long the keys of a killed or stopped worker stand still, with and without a standby."""
+    with _Place(directory) as place, _Bars() as bars:
+        facts = asyncio.run(failover_bench.measure(place, records, bars.bar))
     _show(facts, as_json)
 
 

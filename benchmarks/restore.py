@@ -37,9 +37,9 @@ async def measure(directory: Path, records: int, bar: Bar) -> dict[str, float]:
         bootstrap = broker.bootstrap_servers
         internal = [f"skustream.{service}.states", f"skustream.{service}.positions"]
         await create_topics(bootstrap, [events, f"dead-letters.{service}", "restored.out"], internal)
-        await fill(bootstrap, internal[0], _states(records), bar("loading", records))
+        await fill(bootstrap, internal[0], states(records), bar("loading", records))
         await fill(bootstrap, internal[1], positions([events]), lambda _: None)
-        toy = _toy(service, bootstrap, events, directory / "toy")
+        toy = toy_worker(service, bootstrap, events, directory / "toy")
         facts.update(await _restored(toy, "WEB_PORT", records, bar("restore", records)))
 
         settings = load_settings().model_copy(
@@ -105,19 +105,22 @@ async def _metrics(session: aiohttp.ClientSession, url: str) -> dict[str, float]
     return values
 
 
-def _toy(service: str, bootstrap: str, events: str, directory: Path) -> Command:
+def toy_worker(service: str, bootstrap: str, events: str, directory: Path, **further: str) -> Command:
+    """A worker of the engine's toy with a data directory of its own; its outcomes go to ``{service}.out``."""
     environment = {
         "SERVICE": service,
         "BOOTSTRAP": bootstrap,
         "DATA_DIR": str(directory),
         "WEB_PORT": str(free_port()),
         "EVENTS": events,
-        "OUTCOMES": "restored.out",
+        "OUTCOMES": f"{service}.out",
+        **further,
     }
     return Command([sys.executable, "-m", "benchmarks.toy", "worker", "-l", "warn"], environment, directory)
 
 
-def _states(records: int) -> Iterator[tuple[int, Record]]:
+def states(records: int) -> Iterator[tuple[int, Record]]:
+    """The changelog of the toy's table: so many records of at most a million keys."""
     for number in range(records):
         key = b"SKU-%07d" % (number * 7_919 % KEYS)
         yield partition_of(key, PARTITIONS), (key, b'{"on":%d,"v":%d}' % (number % 5_000, number))

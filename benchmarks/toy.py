@@ -1,6 +1,7 @@
 """The toy work on the engine: read a key's state, apply a delta, write it, emit one outcome for each event.
 
-Environment: SERVICE, BOOTSTRAP, DATA_DIR, WEB_PORT, EVENTS (source topic), OUTCOMES.
+Environment: SERVICE, BOOTSTRAP, DATA_DIR, WEB_PORT, EVENTS (source topic), OUTCOMES, and optionally STANDBYS
+and INSTANCE_ID.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ app = App(
     partitions=PARTITIONS,
     web_port=int(os.environ.get("WEB_PORT", "6066")),
     encode_dead_letter=dead_letter,
+    standby_replicas=int(os.environ.get("STANDBYS", "0")),
+    instance_id=os.environ.get("INSTANCE_ID"),
 )
 states = app.state_table("states", State)
 events = app.batch_topic(os.environ.get("EVENTS", "bench.events"))

@@ -14,7 +14,7 @@ from faust.tables.manager import TableManager as FaustTableManager
 from faust.tables.recovery import Recovery as FaustRecovery
 from mode import Service
 
-from app.errors import PositionMissing, Retry, SkustreamError
+from app.errors import LaneLost, PositionMissing, Retry, SkustreamError
 from app.exactly_once import metrics
 from app.exactly_once.positions import Position, decode_position, positions_topic
 
@@ -211,6 +211,8 @@ class Recovery(FaustRecovery):  # type: ignore[misc]  # faust ships no types
                 log.warning("bringing the lanes up failed; trying again", error=repr(error))
                 await self.sleep(RETRY_PAUSE_S)
                 self.signal_recovery_start.set()
+            except LaneLost as error:  # the rebalance that took the lanes starts us again
+                log.info("bringing the lanes up was overtaken by a rebalance", error=str(error))
             except SkustreamError as error:
                 log.error("the lanes cannot be brought up", error=str(error))
                 await self.app.crash(error)

@@ -11,7 +11,7 @@ import msgspec
 import rocksdict
 from faust.stores.base import SerializedStore
 
-from app.errors import Bug, Stale
+from app.errors import Bug, LaneLost, Stale
 
 if TYPE_CHECKING:
     from app.exactly_once.transaction import Transaction
@@ -44,6 +44,7 @@ class PartitionStore:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._closed = False
         try:
             self._db = rocksdict.Rdict(str(path), options=_options())
         except Exception as error:  # rocksdict raises a bare Exception for every failure to open
@@ -60,8 +61,11 @@ class PartitionStore:
         """Write committed values (None deletes) together with their changelog offset.
 
         Raises:
+            LaneLost: when the store was closed meanwhile, because a rebalance took the lane.
             Bug: when the offset falls, because then two owners write the same store.
         """
+        if self._closed:
+            raise LaneLost(f"store {self.path}: closed by a rebalance")
         if offset < self.offset:
             raise Bug(f"store {self.path}: offset {offset} after {self.offset}")
         batch = rocksdict.WriteBatch(raw_mode=True)
@@ -82,6 +86,7 @@ class PartitionStore:
 
     def close(self) -> None:
         """Release the database and its lock."""
+        self._closed = True
         self._db.close()
 
 

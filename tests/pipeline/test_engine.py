@@ -20,6 +20,7 @@ from support.workers import Worker
 
 from app.exactly_once.partitioner import partition_of
 from app.exactly_once.store import OFFSET_KEY
+from benchmarks.load import fill
 
 pytestmark = pytest.mark.kafka
 
@@ -190,6 +191,28 @@ def test_a_promoted_standby_restores_only_the_tail(bench: Bench) -> None:
     bench.send([(f"k{n}", event(n), None) for n in range(4_000, 5_000)])
     assert set(bench.wait_outcomes(5_000).values()) == {1}
     assert bench.total() == 5_000
+
+
+def test_a_rebalance_overtakes_a_restore(bench: Bench) -> None:
+    count = 400_000
+
+    async def leave_state() -> None:
+        records = ((p, (b"k%d" % n, b'{"total":1}')) for n in range(count) for p in (n % PARTITIONS,))
+        await fill(bench.bootstrap, f"skustream.{bench.service}.sums", records, lambda _: None)
+        positions = ((p, (b"%d" % p, b'{"offsets":{}}')) for p in range(PARTITIONS))
+        await fill(bench.bootstrap, f"skustream.{bench.service}.positions", positions, lambda _: None)
+
+    asyncio.run(leave_state())
+    first = bench.worker()
+    wait_until(lambda: "restoring" in first.log.read_text(), 60, "the first worker restores")
+    second = bench.worker()
+    wait_until(lambda: share(first, second), 60, "two workers share the lanes")
+    assert first.process.poll() is None
+    owned = {worker: lanes(worker) for worker in (first, second)}
+    for worker in owned:
+        assert worker.stop() == 0
+    found = [stored(worker, partition) for worker, partitions in owned.items() for partition in partitions]
+    assert sum(len(one) for one in found) == count
 
 
 def test_a_static_member_that_restarts_moves_no_lane(bench: Bench) -> None:
