@@ -23,6 +23,7 @@ from app.services import SERVICES, WORKERS
 from app.services import run as run_service
 from app.settings import Settings, load_settings
 from app.shops import load_shops
+from app.verify import verify as verify_stores
 from benchmarks.commands import bench
 from connectors.shopify.simulator.delivery import RETRY_SCALE
 from connectors.shopify.simulator.server import serve as serve_simulator
@@ -216,6 +217,35 @@ def stock_get(settings: Settings, sku: str, location: str, as_json: bool) -> Non
     click.echo(f"{sku}@{location} version {record.version}, available {record.level.available}")
     for part, units in msgspec.structs.asdict(record.level).items():
         click.echo(f"  {part:16} {units}")
+
+
+@main.command("verify")
+@click.argument("services", nargs=-1, type=click.Choice(sorted(WORKERS)))
+@click.option(
+    "--data-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A worker's data directory; SKUSTREAM_DATA_DIR by default.",
+)
+@click.option("--ledger", is_flag=True, help="Also follow stock.ledger to the levels of the stock service.")
+@as_json
+@click.pass_obj
+def verify(
+    settings: Settings, services: tuple[str, ...], data_dir: Path | None, ledger: bool, as_json: bool
+) -> None:
+    """Rebuild each partition store from its changelog and compare, while the workers run.
+
+    Looks at the stores of this machine, those of standbys too. Exit 1 when anything differs.
+    """
+    wanted = list(services) or sorted(WORKERS)
+    found = asyncio.run(verify_stores(settings, data_dir or settings.data_dir, wanted, ledger=ledger))
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+    else:
+        for one in found:
+            moved_on = f", {one.moved_on} moved on" if one.moved_on else ""
+            result = "equal" if one.equal else "DIFFERS: " + "; ".join(one.differing)
+            click.echo(f"{one.store} at {one.offset}: {one.keys} keys{moved_on}, {one.digest} {result}")
+    sys.exit(not all(one.equal for one in found))
 
 
 @main.group("positions")

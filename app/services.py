@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import agents.orders
 import agents.shopify
 import agents.stock
 from app import receiver, topics
 from app.dead_letters import dead_letter
+from app.errors import Misconfigured
 from app.exactly_once import App
 from app.logs import configure_logs
 from app.settings import Settings
@@ -44,6 +48,7 @@ def shopify(settings: Settings) -> App:
 WORKERS: dict[str, Callable[[Settings], App]] = {"orders": orders, "stock": stock, "shopify": shopify}
 """The services that are Faust workers, by name."""
 
+MIN_FREE_BYTES = 64 << 20
 _FAUST_LEVELS = {"warning": "warn"}
 """Where Faust has another word for a log level than everybody else."""
 
@@ -57,6 +62,7 @@ def run(service: str, settings: Settings) -> None:
     if service == "receiver":
         asyncio.run(receiver.serve(settings))
         return
+    require_room(settings.data_dir / service)
     app = WORKERS[service](settings)
     asyncio.run(topics.require(settings, app.needed_topics()))
     sys.argv = [
@@ -66,6 +72,26 @@ def run(service: str, settings: Settings) -> None:
         _FAUST_LEVELS.get(settings.log_level, settings.log_level),
     ]
     app.main()
+
+
+def require_room(directory: Path) -> None:
+    """Refuse a data directory that cannot be written, or whose disk is almost full.
+
+    A worker that found out later would take lanes from workers that have room, and fail with each.
+
+    Raises:
+        Misconfigured: naming the directory and the setting.
+    """
+    where = f"setting SKUSTREAM_DATA_DIR: {directory}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        raise Misconfigured(f"{where} cannot be written: {error.strerror}") from None
+    if free < MIN_FREE_BYTES:
+        raise Misconfigured(f"{where} has {free >> 20} MiB free, at least {MIN_FREE_BYTES >> 20} are needed")
 
 
 def _app(service: str, settings: Settings, port: int) -> App:

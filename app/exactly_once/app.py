@@ -19,6 +19,7 @@ from app.errors import Bug, LaneLost, Misconfigured, Stale
 from app.exactly_once import metrics
 from app.exactly_once.assignor import Assignor
 from app.exactly_once.lane import Decide, Lane
+from app.exactly_once.progress import Audit, Watchdog
 from app.exactly_once.recovery import Restorer, TableManager
 from app.exactly_once.standby import Standbys
 from app.exactly_once.store import CommittedStore, Derive, PartitionStore, Table
@@ -93,6 +94,8 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self._epoch = 0
         self._misrouted: set[str] = set()
         self._watchdog: asyncio.Task[None] | None = None
+        self._last_progress = 0.0
+        self._audit = Audit(self)
         self._open_lanes: set[int] = set()
         self._standbys = Standbys(self, ())
         super().__init__(
@@ -183,7 +186,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         if error is None or isinstance(error, LaneLost):
             return
         log.error("background work failed", work=task.get_name(), exc_info=error)
-        self._end(error)
+        self.end(error)
 
     async def process(self, batch: Batch, decide: Decide) -> None:
         """Hand a batch to its lane; a batch for a lane that is gone will be fetched by its new owner."""
@@ -241,6 +244,8 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         log.info("lanes are assigned", service=self.service, lanes=sorted(partitions))
         lanes = [Lane(self, partition, self._epoch) for partition in sorted(partitions)]
         self.lanes = {lane.partition: lane for lane in lanes}
+        if lanes:
+            self._watch_opening("they were assigned")
         try:
             async with asyncio.timeout(FENCE_LIMIT_S):
                 await asyncio.gather(*(lane.fence() for lane in lanes))
@@ -301,27 +306,39 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         """A lane gave up: ask the group who we are (a zombie must not fence the rightful owner)."""
         log.warning("a lane failed", lane=lane.partition, error=f"{type(error).__name__}: {error}")
         if isinstance(error, Bug | Misconfigured):
-            self._end(error)
+            self.end(error)
         else:
             self._rejoin(error)
 
     def _rejoin(self, error: Exception) -> None:
-        if self._watchdog is None:
-            self._watchdog = asyncio.get_running_loop().create_task(
-                self._watch(error), name="reopen-watchdog"
-            )
+        self._watch_opening(repr(error))
         self.consumer.request_rejoin()
 
-    async def _watch(self, error: Exception) -> None:
-        await asyncio.sleep(REOPEN_BUDGET_S)
-        self._end(Stale(f"lanes of {self.service} not open again after {REOPEN_BUDGET_S:.0f} s: {error!r}"))
+    def note_restoring(self) -> None:
+        """A restore got on: it may take as long as it needs."""
+        self._last_progress = asyncio.get_running_loop().time()
+
+    def _watch_opening(self, why: str) -> None:
+        """End the worker unless its lanes are open, or a restore gets on, within the budget."""
+        if self._watchdog is None:
+            self.note_restoring()
+            self._watchdog = asyncio.get_running_loop().create_task(self._watch(why), name="reopen-watchdog")
+
+    async def _watch(self, why: str) -> None:
+        loop = asyncio.get_running_loop()
+        left = REOPEN_BUDGET_S
+        while left > 0:
+            await asyncio.sleep(left)
+            left = self._last_progress + REOPEN_BUDGET_S - loop.time()
+        self.end(Stale(f"lanes of {self.service} not open within {REOPEN_BUDGET_S:.0f} s after: {why}"))
 
     def _end_watch(self) -> None:
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
 
-    def _end(self, error: BaseException) -> None:
+    def end(self, error: BaseException) -> None:
+        """End the worker, loudly: whatever started it starts it again."""
         self.fatal = error
         log.error("the worker ends", error=f"{type(error).__name__}: {error}")
         self._crash(error)
@@ -334,6 +351,8 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         """Set up the garbage collector for batches."""
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        self.background(Watchdog().run(), "watchdog")
+        self.background(self._audit.run(), "audit")
         await super().on_start()
 
     async def on_stop(self) -> None:
@@ -398,12 +417,14 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         """
         failed = {lane.partition: repr(lane.failed) for lane in self.lanes.values() if lane.failed}
         opening = sorted(self.lanes.keys() - self._open_lanes)
+        stuck = self._audit.stuck()
         return {
-            "ok": not failed and self.fatal is None,
+            "ok": not failed and not stuck and self.fatal is None,
             "service": self.service,
             "lanes": sorted(self._open_lanes),
             "opening": opening,
             "failed": failed,
+            "stuck": stuck,
             "standby_lag": self._standbys.lags(),
         }
 

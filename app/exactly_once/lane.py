@@ -75,6 +75,15 @@ class _Chunk(NamedTuple):
     behind: int  # records of the partition that come after those of the fetch
 
 
+class _Skip(NamedTuple):
+    """Offsets of a source without a record: the markers of transactions."""
+
+    topic: str
+    expected: int
+    offset: int
+    size: int = 0
+
+
 class _Decided:
     """A transaction that takes what is decided while the one before it commits."""
 
@@ -120,7 +129,7 @@ class Lane:
         self.position = Position()
         self.failed: Exception | None = None
         self.producer: AIOKafkaProducer
-        self._jobs: deque[_Chunk | _Work] = deque()
+        self._jobs: deque[_Chunk | _Work | _Skip] = deque()
         self._waiting_records = 0
         self._waiting_bytes = 0
         self._decided: _Decided | None = None
@@ -134,6 +143,12 @@ class Lane:
     def full(self) -> bool:
         """Whether the consumer should fetch nothing more for this lane yet."""
         return self._waiting_records >= WAITING_RECORDS or self._waiting_bytes >= WAITING_BYTES
+
+    @property
+    def idle(self) -> bool:
+        """Whether the lane works, and has nothing to do."""
+        working = self._task is not None and self.failed is None and not self._stopping
+        return working and not (self._jobs or self._decided or self._committing)
 
     async def fence(self) -> None:
         """Start the transactional producer: any older owner is fenced, its open transaction ended."""
@@ -188,6 +203,16 @@ class Lane:
         self._jobs.append(_Work(work, done))
         self._wake.set()
         return await done
+
+    def skip(self, topic: str, expected: int, offset: int) -> None:
+        """Move the position of a source past offsets that hold no record, if it is still where it was."""
+        self._jobs.append(_Skip(topic, expected, offset))
+        self._wake.set()
+
+    def give_up(self, error: Exception) -> None:
+        """Fail from outside: the lane is reopened."""
+        if self.failed is None:
+            self._fail(error)
 
     def scan(self, table: Table[T]) -> Iterator[tuple[bytes, T]]:
         """Every committed key and value of a table in this lane, in key order."""
@@ -280,7 +305,7 @@ class Lane:
         self._paced_until = began + min(PACE * (time.perf_counter() - began), PACE_LIMIT_S)
         metrics.TRANSACTION_SECONDS.labels(self.service).observe(time.perf_counter() - decided.started)
 
-    def _decide(self, job: _Chunk | _Work) -> None:
+    def _decide(self, job: _Chunk | _Work | _Skip) -> None:
         decided = self._decided
         if decided is None:
             decided = self._decided = self._next()
@@ -288,6 +313,10 @@ class Lane:
         decided.size += job.size
         if isinstance(job, _Work):
             decided.answers.append((job.done, self._do_work(decided.transaction, job)))
+            return
+        if isinstance(job, _Skip):
+            if decided.offsets.get(job.topic) == job.expected:
+                decided.offsets[job.topic] = job.offset
             return
         self._waiting_records -= len(job.records)
         self._waiting_bytes -= job.size

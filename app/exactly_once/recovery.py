@@ -105,6 +105,7 @@ class Restorer:
         async for tp, records in self._read(ranges):
             stores[tp].write({record.key: record.value for record in records}, records[-1].offset)
             counters[tp.topic].inc(len(records))
+            self._app.note_restoring()
             remaining[tp] = ranges[tp][1] - records[-1].offset - 1
             metrics.RESTORE_REMAINING.labels(service).set(sum(remaining.values()))
         for tp, store in stores.items():

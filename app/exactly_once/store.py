@@ -61,6 +61,7 @@ class PartitionStore:
         """Write committed values (None deletes) together with their changelog offset.
 
         Raises:
+            Stale: when the disk is full or broken.
             LaneLost: when the store was closed meanwhile, because a rebalance took the lane.
             Bug: when the offset falls, because then two owners write the same store.
         """
@@ -75,7 +76,10 @@ class PartitionStore:
             else:
                 batch.put(key, value)
         batch.put(OFFSET_KEY, str(offset).encode())
-        self._db.write(batch)
+        try:
+            self._db.write(batch)
+        except Exception as error:  # a full disk, as rocksdict tells it
+            raise Stale(f"cannot write the store {self.path} (SKUSTREAM_DATA_DIR): {error}") from error
         self.offset = offset
 
     def scan(self) -> Iterator[tuple[bytes, bytes]]:
@@ -87,6 +91,33 @@ class PartitionStore:
     def close(self) -> None:
         """Release the database and its lock."""
         self._closed = True
+        self._db.close()
+
+
+class StoreView:
+    """A look at a store that another process may be writing: what it held when the view was opened."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the view.
+
+        Raises:
+            Stale: when there is no store that can be read; names the path.
+        """
+        options = rocksdict.Options(raw_mode=True)
+        options.set_max_open_files(-1)  # the writer may delete files that are read
+        try:
+            self._db = rocksdict.Rdict(str(path), options, access_type=rocksdict.AccessType.read_only())
+        except Exception as error:  # rocksdict raises a bare Exception for every failure to open
+            raise Stale(f"cannot read the store {path}: {error}") from error
+        stored = self._db.get(OFFSET_KEY)
+        self.offset: int = int(stored) if stored else -1
+
+    def scan(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every key and value, in key order."""
+        return ((key, value) for key, value in self._db.items() if key != OFFSET_KEY)
+
+    def close(self) -> None:
+        """Release the view."""
         self._db.close()
 
 

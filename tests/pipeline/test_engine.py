@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from rocksdict import Rdict
 from support.engine_service import PARTITIONS
 from support.kafka_io import create_topics, read_all, wait_until
@@ -74,6 +74,26 @@ class Bench:
         wait_until(lambda: len(self.records(f"{self.service}.out")) >= count, limit_s, f"{count} outcomes")
         return self.outcomes()
 
+    def group_lag(self) -> int:
+        """How far the group's committed offsets are behind the ends of the source, as lag tools see it."""
+
+        async def run() -> int:
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self.bootstrap,
+                group_id=f"skustream.{self.service}",
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+            )
+            await consumer.start()
+            try:
+                parts = [TopicPartition(f"{self.service}.in", number) for number in range(PARTITIONS)]
+                ends = await consumer.end_offsets(parts)
+                return sum([ends[part] - (await consumer.committed(part) or 0) for part in parts])
+            finally:
+                await consumer.stop()
+
+        return asyncio.run(run())
+
     def total(self) -> int:
         """The sum over the last changelog value of every key."""
         last = {
@@ -126,6 +146,14 @@ def test_a_misrouted_record_is_forwarded_to_the_partition_of_its_key(bench: Benc
     assert {record.partition for record in bench.records(f"{bench.service}.out")} == {
         partition_of(b"a", PARTITIONS)
     }
+
+
+def test_an_idle_lane_moves_past_the_markers_of_transactions(bench: Bench) -> None:
+    wrong = (partition_of(b"a", PARTITIONS) + 1) % PARTITIONS
+    bench.send([("a", event(1), wrong)])  # forwarded: the source topic itself gets a transaction's marker
+    bench.worker()
+    bench.wait_outcomes(1)
+    wait_until(lambda: bench.group_lag() == 0, 30, "no lag in the group's offsets")
 
 
 def test_a_restarted_worker_goes_on_where_it_stopped_and_restores_an_empty_store(bench: Bench) -> None:
