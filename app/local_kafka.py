@@ -1,4 +1,4 @@
-"""A real Kafka broker on this machine, for development and tests: KRaft, one node, from the Maven jars."""
+"""Real Kafka on this machine, for development and tests: KRaft, some brokers, from the Maven jars."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from app.errors import BrokerUnavailable, Misconfigured
 
@@ -24,8 +26,8 @@ JVM = ("-XX:+UseParallelGC",)
 
 _CONFIG = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+node.id={node_id}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
@@ -34,25 +36,57 @@ log.dirs={directory}/data
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms={rebalance_delay_ms}
 offsets.topic.num.partitions=8
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={replicas}
 transaction.state.log.num.partitions=8
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+min.insync.replicas={in_sync}
 """
+
+
+class Quorum(NamedTuple):
+    """What the brokers of a cluster have in common."""
+
+    cluster_id: str
+    controllers: tuple[int, ...]  # the port of each one's controller
+
+    @classmethod
+    def of(cls, brokers: int) -> Quorum:
+        """A new cluster of so many brokers."""
+        # A "-" as the id's first character would be taken for an option.
+        cluster_id = "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+        return cls(cluster_id, tuple(free_port() for _ in range(brokers)))
+
+    @property
+    def replicas(self) -> int:
+        """The replication factor of internal topics, and the sensible one of all others."""
+        return min(3, len(self.controllers))
+
+    @property
+    def in_sync(self) -> int:
+        """``min.insync.replicas``: one broker may be away."""
+        return max(1, self.replicas - 1)
 
 
 class LocalKafka:
     """One broker with its data under ``directory``; a restart finds the same data and port."""
 
     def __init__(
-        self, directory: Path, port: int | None = None, jars: Path = JARS, rebalance_delay_ms: int = 0
+        self,
+        directory: Path,
+        *,
+        jars: Path = JARS,
+        rebalance_delay_ms: int = 0,
+        quorum: Quorum | None = None,
+        node_id: int = 1,
     ) -> None:
         self.directory = directory
-        self._rebalance_delay_ms = rebalance_delay_ms
-        self.port = port or free_port()
+        self.node_id = node_id
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self._rebalance_delay_ms = rebalance_delay_ms
         self._jars = jars
-        self._controller_port = free_port()
+        self._quorum = quorum or Quorum.of(1)
 
     @property
     def bootstrap_servers(self) -> str:
@@ -66,6 +100,11 @@ class LocalKafka:
             Misconfigured: when Java or the jars are missing.
             BrokerUnavailable: when the broker does not answer in time; names its log.
         """
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start the broker without waiting for it: one of several waits for the others."""
         java = self._java()
         config = self._config()
         if not (self.directory / "data" / "meta.properties").exists():
@@ -75,7 +114,6 @@ class LocalKafka:
                 [java, f"-Xmx{HEAP}", *JVM, "-cp", f"{self._jars}/*", "kafka.Kafka", str(config)],
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        self._wait_ready()
 
     def stop(self) -> None:
         """Stop the broker, by force when it does not go by itself."""
@@ -110,7 +148,13 @@ class LocalKafka:
         path.write_text(
             _CONFIG.format(
                 port=self.port,
-                controller_port=self._controller_port,
+                node_id=self.node_id,
+                controller_port=self._quorum.controllers[self.node_id - 1],
+                voters=",".join(
+                    f"{number}@127.0.0.1:{port}" for number, port in enumerate(self._quorum.controllers, 1)
+                ),
+                replicas=self._quorum.replicas,
+                in_sync=self._quorum.in_sync,
                 directory=self.directory,
                 rebalance_delay_ms=self._rebalance_delay_ms,
             )
@@ -118,17 +162,17 @@ class LocalKafka:
         return path
 
     def _format(self, java: str, config: Path) -> None:
-        cluster = (
-            "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
-        )  # "-" first is taken for an option
         command = [java, "-cp", f"{self._jars}/*", "kafka.tools.StorageTool", "format"]
         done = subprocess.run(
-            [*command, "--cluster-id", cluster, "--config", str(config)], capture_output=True, check=False
+            [*command, "--cluster-id", self._quorum.cluster_id, "--config", str(config)],
+            capture_output=True,
+            check=False,
         )
         if done.returncode:
             raise Misconfigured(f"cannot format {self.directory}: {done.stderr.decode()[-500:]}")
 
-    def _wait_ready(self) -> None:
+    def wait_ready(self) -> None:
+        """Wait until the broker answers; see ``start``."""
         assert self.process is not None
         end = time.monotonic() + READY_LIMIT_S
         while time.monotonic() < end:
@@ -143,6 +187,34 @@ class LocalKafka:
             f"no broker at {self.bootstrap_servers} after {READY_LIMIT_S:.0f} s; "
             f"see {self.directory / 'kafka.log'}"
         )
+
+
+class LocalCluster:
+    """Some brokers that replicate each other, as one."""
+
+    def __init__(self, directory: Path, brokers: int = 1) -> None:
+        self.quorum = Quorum.of(brokers)
+        self.brokers = [
+            LocalKafka(directory / str(number), quorum=self.quorum, node_id=number)
+            for number in range(1, brokers + 1)
+        ]
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Where clients connect."""
+        return ",".join(broker.bootstrap_servers for broker in self.brokers)
+
+    def start(self) -> None:
+        """Start all brokers, and wait until all answer; see ``LocalKafka.start``."""
+        for broker in self.brokers:
+            broker.launch()
+        for broker in self.brokers:
+            broker.wait_ready()
+
+    def stop(self) -> None:
+        """Stop all brokers; the last ones lose their quorum and are ended by force."""
+        with ThreadPoolExecutor(len(self.brokers)) as pool:
+            list(pool.map(LocalKafka.stop, self.brokers))
 
 
 def free_port() -> int:

@@ -7,10 +7,12 @@ the levels are also followed from outcome to outcome and compared with where the
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Coroutine, Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -25,6 +27,7 @@ from app.settings import Settings
 NAMED = 5
 """Differing keys that are named for each partition."""
 DIGEST_BYTES = 16
+LOOKS_AT_ONCE = 4
 
 
 class Verified(Struct, frozen=True, kw_only=True):
@@ -51,16 +54,22 @@ async def verify(settings: Settings, data_dir: Path, services: list[str], *, led
         Misconfigured: when there are no stores of these services; names the directory and the setting.
         BrokerUnavailable: when no broker answers.
     """
-    found: list[Verified] = []
+    looks: list[Coroutine[Any, Any, Verified]] = []
     for service in services:
         tables = {table.name: table for table in WORKERS[service](settings).state_tables}
         for path in _stores(data_dir / service, tables):
-            found.append(await _verify(settings, path, tables[path.parent.name].changelog))
+            looks.append(_verify(settings, path, tables[path.parent.name].changelog))
             if ledger and (service, path.parent.name) == ("stock", "stock"):
-                found.append(await _verify_ledger(settings, path))
-    if not found:
+                looks.append(_verify_ledger(settings, path))
+    if not looks:
         raise Misconfigured(f"no stores of {', '.join(services)} in {data_dir} (SKUSTREAM_DATA_DIR)")
-    return found
+    slots = asyncio.Semaphore(LOOKS_AT_ONCE)
+
+    async def look(work: Coroutine[Any, Any, Verified]) -> Verified:
+        async with slots:
+            return await work
+
+    return await asyncio.gather(*map(look, looks))
 
 
 def _stores(directory: Path, tables: Collection[str]) -> list[Path]:

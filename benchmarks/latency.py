@@ -212,5 +212,6 @@ def _pids(stack: Stack) -> Iterator[tuple[str, int]]:
     for name, process in stack.processes.items():
         if process.state.pid is not None:
             yield name, process.state.pid
-    if stack.broker is not None and stack.broker.process is not None:
-        yield "kafka", stack.broker.process.pid
+    for broker in stack.cluster.brokers if stack.cluster is not None else []:
+        if broker.process is not None:
+            yield "kafka", broker.process.pid

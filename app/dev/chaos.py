@@ -1,4 +1,4 @@
-"""Chaos: the real ``orders`` and ``stock`` services under kills, pauses and broker restarts, then the facts.
+"""Chaos: the real ``orders`` and ``stock`` services under kills, pauses, lost brokers and full disks.
 
 Two workers of each, input all the time. Afterwards everything is compared from outside: each event has one
 outcome, the levels are the exact sums, and stores rebuilt from nothing equal the survivors' byte by byte.
@@ -7,16 +7,21 @@ outcome, the levels are the exact sums, and stores rebuilt from nothing equal th
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from pathlib import Path
 from random import Random
 
 import msgspec
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from msgspec import Raw, Struct
 
@@ -42,12 +47,18 @@ from app.records import (
 )
 from app.services import WORKERS
 from app.settings import Settings
+from app.verify import verify
 
 SERVICES = ("orders", "stock")
 SESSION_S = 6.0
 PAUSE_S = 10.0
 """Beyond the session timeout: the paused worker has lost its lanes when it wakes."""
-ACTIONS = ("kill", "kill", "pause", "kill", "broker", "kill", "kill")
+ACTIONS = ("kill", "kill", "pause", "kill", "broker", "kill", "disk", "kill", "brokers")
+LED = ("__transaction_state", "__consumer_offsets", "skustream.stock.positions", "stock.levels")
+"""One after the other, the broker that leads a partition of one of these is killed."""
+BROKER_AWAY_S = 4.0
+DISK_MIB = 256
+DISK_FULL_S = 10.0
 ACTION_EVERY_S = 7.0
 EVENTS_A_SECOND = 1_000
 REPEATED = 0.03
@@ -64,16 +75,19 @@ class Facts(Struct, frozen=True, kw_only=True):
     events: int  # records sent, repetitions included
     kills: int
     pauses: int
-    broker_restarts: int
+    brokers_killed: int
+    disks_filled: int
     lost: int  # movements without an applied outcome
     doubled: int  # applied outcomes of a movement beyond the first
     total_error: int  # units by which levels differ from the exact sums, over all keys
     stores_equal: bool  # rebuilt from the changelogs = the survivors', byte by byte
+    verify_equal: bool  # what `skustream verify --ledger` says of the running workers
 
     @property
     def add_up(self) -> bool:
         """Whether everything is as promised."""
-        return self.events > 0 and not (self.lost or self.doubled or self.total_error) and self.stores_equal
+        exact = not (self.lost or self.doubled or self.total_error)
+        return self.events > 0 and exact and self.stores_equal and self.verify_equal
 
 
 class Input:
@@ -222,31 +236,42 @@ def _failed(answer: object) -> bool:
 
 
 class Trouble:
-    """Kills, pauses and broker restarts, one after the other."""
+    """Kills, pauses, lost brokers and full disks, one after the other."""
 
-    def __init__(self, stack: Stack, random: Random, tell: Tell) -> None:
-        self.kills = self.pauses = self.broker_restarts = 0
+    def __init__(self, stack: Stack, random: Random, tell: Tell, disks: list[Path]) -> None:
+        self.kills = self.pauses = self.brokers_killed = self.disks_filled = 0
         self._stack = stack
         self._random = random
         self._tell = tell
+        self._disks = disks
+        self._led = cycle(LED)
 
     async def run(self, seconds: float) -> None:
         """Make trouble for so long."""
+        brokers = len(self._stack.cluster.brokers) if self._stack.cluster is not None else 0
+        possible = {"kill", "pause"}
+        possible |= {"broker"} if brokers else set()  # a cluster that is not ours is not touched
+        possible |= {"brokers"} if brokers >= 3 else set()
+        possible |= {"disk"} if self._disks else set()
         end = time.monotonic() + seconds
-        for number in range(1 << 30):
+        for action in cycle(ACTIONS):
             await asyncio.sleep(ACTION_EVERY_S)
             if time.monotonic() >= end:
                 return
-            action = ACTIONS[number % len(ACTIONS)]
-            # A cluster that is not ours is not restarted.
-            await self._act("kill" if action == "broker" and self._stack.broker is None else action)
+            await self._act(action if action in possible else "kill")
 
     async def _act(self, action: str) -> None:
         if action == "broker":
-            self._tell("kafka: killed and started again")
-            await self._stack.restart_broker()
-            self.broker_restarts += 1
-            return
+            await self._kill_leader(next(self._led))
+        elif action == "brokers":
+            self._tell(f"kafka: two brokers killed, back in {BROKER_AWAY_S:.0f} s")
+            await self._kill_brokers(self._random.sample(range(1, 4), 2), BROKER_AWAY_S)
+        elif action == "disk":
+            await self._fill_disk(self._random.choice(self._disks))
+        else:
+            await self._hit_worker(action)
+
+    async def _hit_worker(self, action: str) -> None:
         name = self._random.choice([name for name, one in self._stack.processes.items() if one.running])
         if action == "kill":
             self._tell(f"{name}: SIGKILL")
@@ -259,21 +284,91 @@ class Trouble:
         self._stack.signal(name, signal.SIGCONT)
         self.pauses += 1
 
+    async def _kill_leader(self, topic: str) -> None:
+        node = await leader_of(self._stack.settings, topic, self._random)
+        self._tell(f"kafka: broker {node}, which leads a partition of {topic}, killed and started again")
+        await self._kill_brokers([node], 0.0)
 
-def chaos_stack(directory: Path, settings: Settings, external: str | None) -> Stack:
+    async def _kill_brokers(self, nodes: list[int], pause_s: float) -> None:
+        await self._stack.restart_brokers(nodes, pause_s)
+        self.brokers_killed += len(nodes)
+
+    async def _fill_disk(self, disk: Path) -> None:
+        self._tell(f"{disk.name}: its disk is full for {DISK_FULL_S:.0f} s")
+        ballast = disk / "ballast"
+        await asyncio.to_thread(fill_disk, ballast)
+        await asyncio.sleep(DISK_FULL_S)
+        ballast.unlink()
+        self.disks_filled += 1
+
+
+async def leader_of(settings: Settings, topic: str, random: Random) -> int:
+    """The node id of the broker that leads some partition of a topic."""
+    admin = AIOKafkaAdminClient(**settings.kafka_options())
+    await admin.start()
+    try:
+        (described,) = await admin.describe_topics([topic])
+    finally:
+        await admin.close()
+    leaders = [one["leader"] for one in described["partitions"] if one["leader"] > 0]
+    return int(random.choice(leaders))
+
+
+def fill_disk(ballast: Path) -> None:
+    """Write until there is no room."""
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 20))
+
+
+@contextmanager
+def small_disks(directories: Sequence[Path]) -> Iterator[list[Path]]:
+    """A small disk (tmpfs) at each directory; none where this user may not mount."""
+    mounted: list[Path] = []
+    try:
+        for directory in directories:
+            directory.mkdir(parents=True, exist_ok=True)
+            mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(directory)]
+            if (
+                shutil.which("mount")
+                and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+            ):
+                mounted.append(directory)
+        yield mounted
+    finally:
+        for directory in mounted:
+            subprocess.run(["umount", "--lazy", str(directory)], check=False)
+
+
+def chaos_stack(
+    directory: Path, settings: Settings, external: str | None, *, brokers: int = 1, standbys: int = 0
+) -> Stack:
     """What is tortured: two workers of each service, which give up a dead one soon."""
+    environment = {
+        "SKUSTREAM_SESSION_TIMEOUT_S": str(SESSION_S),
+        "SKUSTREAM_STANDBY_REPLICAS": str(standbys),
+    }
     return Stack(
         directory,
         settings,
         workers=dict.fromkeys(SERVICES, 2),
         only=SERVICES,
-        environment={"SKUSTREAM_SESSION_TIMEOUT_S": str(SESSION_S)},
+        environment=environment,
         external=external,
+        brokers=brokers,
     )
 
 
 async def chaos(stack: Stack, seconds: float, seed: int, tell: Tell) -> Facts:
     """Run chaos on a stack that is not started yet, and compare; stops it in any case."""
+    data = stack.directory / "data"
+    with small_disks([data / f"{service}-2" for service in SERVICES]) as disks:
+        if not disks:
+            tell("full disks are left out: mounting a tmpfs needs root")
+        return await _chaos(stack, seconds, seed, tell, disks)
+
+
+async def _chaos(stack: Stack, seconds: float, seed: int, tell: Tell, disks: list[Path]) -> Facts:
     keys = [key for key in catalogue(SKUS, 1_000_000) if key.location == "main"]
     try:
         tell(f"seed {seed}: starting Kafka and two workers each of {' and '.join(SERVICES)}")
@@ -283,7 +378,7 @@ async def chaos(stack: Stack, seconds: float, seed: int, tell: Tell) -> Facts:
         # Before the first event: a count absorbs what happened until then.
         await open_keys(stack.settings, keys, datetime.now(UTC) - timedelta(minutes=1))
         source = Input(stack.settings, keys, Random(seed))
-        trouble = Trouble(stack, Random(seed), tell)
+        trouble = Trouble(stack, Random(seed), tell, disks)
         async with asyncio.TaskGroup() as group:
             group.create_task(source.run(seconds))
             group.create_task(trouble.run(seconds))
@@ -291,18 +386,32 @@ async def chaos(stack: Stack, seconds: float, seed: int, tell: Tell) -> Facts:
         await _drained(stack)
         lost, doubled = await _outcomes(stack.settings, source)
         total_error = await _total_error(stack.settings, source)
-        tell("rebuilding every store from nothing")
+        tell("verifying the stores of the running workers")
+        await stack.wait_healthy(UP_LIMIT_S)
         survivors = [stack.directory / "data" / name for name in stack.processes]
+        verified = [
+            one
+            for service in SERVICES
+            for root in survivors
+            if root.name.startswith(service)
+            for one in await verify(stack.settings, root, [service], ledger=True)
+        ]
+        for one in verified:
+            if not one.equal:
+                tell(f"{one.store} at {one.offset} differs: {'; '.join(one.differing)}")
+        tell("rebuilding every store from nothing")
         rebuilt = await _rebuild(stack)
         return Facts(
             events=source.sent,
             kills=trouble.kills,
             pauses=trouble.pauses,
-            broker_restarts=trouble.broker_restarts,
+            brokers_killed=trouble.brokers_killed,
+            disks_filled=trouble.disks_filled,
             lost=lost,
             doubled=doubled,
             total_error=total_error,
             stores_equal=_newest_stores(survivors) == _newest_stores(rebuilt),
+            verify_equal=all(one.equal for one in verified),
         )
     finally:
         await stack.stop()

@@ -50,19 +50,33 @@ def dev() -> None:
     """The whole pipeline on this machine, with a Kafka broker and two simulated shops."""
 
 
+brokers_option = click.option(
+    "--brokers",
+    type=click.IntRange(1, 5),
+    default=1,
+    show_default=True,
+    help="Kafka brokers; three hold every topic three times, and one of them may be away.",
+)
+
+
 @dev.command("up")
 @click.option("--detach", is_flag=True, help="Return when everything is healthy; it goes on in background.")
+@brokers_option
 @directory_option
 @click.pass_obj
-def up(settings: Settings, detach: bool, directory: Path) -> None:
+def up(settings: Settings, detach: bool, brokers: int, directory: Path) -> None:
     """Start everything afresh: the simulated shops live in memory, so older data would not fit them."""
     if running_stack(directory) is not None:
         raise Misconfigured(f"a stack runs in {directory} already; 'skustream dev down' stops it")
     if detach:
-        _detach(directory)
+        _detach(directory, brokers)
         return
     shutil.rmtree(directory, ignore_errors=True)
-    asyncio.run(_up(Stack(directory, settings, echo=_echo, external=external_bootstrap())))
+    asyncio.run(_up(_stack(directory, settings, brokers)))
+
+
+def _stack(directory: Path, settings: Settings, brokers: int) -> Stack:
+    return Stack(directory, settings, echo=_echo, external=external_bootstrap(), brokers=brokers)
 
 
 async def _up(stack: Stack) -> None:
@@ -87,13 +101,14 @@ def _echo(name: str, line: str) -> None:
     click.echo(f"{name:10} | {line}")
 
 
-def _detach(directory: Path) -> None:
+def _detach(directory: Path, brokers: int) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     log = directory / "dev.log"
+    options = ["--directory", str(directory), "--brokers", str(brokers)]
     with log.open("ab") as out:
         child = subprocess.Popen(
-            [sys.executable, "-m", "app", "dev", "_run", "--directory", str(directory)],
+            [sys.executable, "-m", "app", "dev", "_run", *options],
             stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
     end = time.monotonic() + UP_LIMIT_S
@@ -106,11 +121,12 @@ def _detach(directory: Path) -> None:
 
 
 @dev.command("_run", hidden=True)
+@brokers_option
 @directory_option
 @click.pass_obj
-def run_detached(settings: Settings, directory: Path) -> None:
+def run_detached(settings: Settings, brokers: int, directory: Path) -> None:
     """The background process of `up --detach`."""
-    asyncio.run(_up(Stack(directory, settings, echo=_echo, external=external_bootstrap())))
+    asyncio.run(_up(_stack(directory, settings, brokers)))
 
 
 @dev.command("down")
@@ -197,10 +213,16 @@ def demo(settings: Settings, seconds: float, as_json: bool) -> None:
 @click.command("chaos")
 @click.option("--seconds", type=click.FloatRange(10, 24 * 3600), default=60.0, show_default=True)
 @click.option("--seed", type=int, help="Of a run to repeat; made here by default.")
+@brokers_option
+@click.option("--standbys", type=click.IntRange(0, 1), default=0, show_default=True, help="Of each lane.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON, and progress to stderr.")
 @click.pass_obj
-def chaos(settings: Settings, seconds: float, seed: int | None, as_json: bool) -> None:
+def chaos(
+    settings: Settings, seconds: float, seed: int | None, brokers: int, standbys: int, as_json: bool
+) -> None:
     """Kill, pause and cut off the services while events come in, and check that each counts exactly once.
+
+    Brokers are killed too (with three: two at once), and, where this user may mount one, a small disk filled.
 
     Exit 1 when any event is lost or doubled, or a level or a store is not exactly what it should be.
     """
@@ -210,7 +232,8 @@ def chaos(settings: Settings, seconds: float, seed: int | None, as_json: bool) -
         click.echo(f"{time.monotonic() - begin:6.1f} s  {line}", err=as_json)
 
     chosen = random.randrange(1 << 32) if seed is None else seed
-    stack = chaos_stack(work_directory("chaos"), settings, external_bootstrap())
+    directory = work_directory("chaos")
+    stack = chaos_stack(directory, settings, external_bootstrap(), brokers=brokers, standbys=standbys)
     facts = _run(run_chaos(stack, seconds, chosen, tell))
     if as_json:
         click.echo(msgspec.json.encode(facts))

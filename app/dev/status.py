@@ -57,9 +57,9 @@ def _row(process: ProcessState, report: Report, lags: dict[int, int] | None) -> 
 
 
 async def _report(settings: Settings, process: ProcessState) -> Report:
-    if process.name == "kafka":
+    if process.name.partition("-")[0] == "kafka":
         try:
-            await plan(settings)
+            await plan(settings.model_copy(update={"bootstrap_servers": process.url}))
         except (SkustreamError, KafkaError) as error:
             return Report(health=f"no answer: {error}")
         return Report(health="ok")

@@ -19,7 +19,7 @@ from msgspec import Struct
 from app import topics
 from app.dev.shops import write_shops_file
 from app.errors import Misconfigured, Retry
-from app.local_kafka import LocalKafka, free_port
+from app.local_kafka import LocalCluster, LocalKafka, free_port
 from app.services import SERVICES, WORKERS
 from app.settings import Settings
 
@@ -141,6 +141,7 @@ class Stack:
         only: Sequence[str] = (SIMULATOR, *SERVICES),
         environment: Mapping[str, str] | None = None,
         external: str | None = None,
+        brokers: int = 1,
     ) -> None:
         """Prepare a stack.
 
@@ -151,21 +152,25 @@ class Stack:
             workers: how many processes a worker service has; one by default.
             only: what is started.
             environment: further variables of every process.
-            external: the bootstrap servers of a cluster to use, instead of a broker of its own.
+            external: the bootstrap servers of a cluster to use, instead of brokers of its own.
+            brokers: how many of its own; three replicate every topic three times.
         """
         self.directory = directory
         self.processes: dict[str, Process] = {}
-        self.broker: LocalKafka | None = None
+        self.cluster: LocalCluster | None = None
         self._echo = echo
         self._workers = dict(workers or {})
         self._only = only
         self._extra = dict(environment or {})
         self._keepers: dict[str, asyncio.Task[None]] = {}  # by process
-        self._broker_keeper: asyncio.Task[None] | None = None
+        self._broker_keepers: list[asyncio.Task[None]] = []
         self._broker_change = asyncio.Lock()
         if external is None:
-            self.broker = LocalKafka(directory / "kafka")
-        self.bootstrap = external or (self.broker.bootstrap_servers if self.broker else "")
+            self.cluster = LocalCluster(directory / "kafka", brokers)
+            quorum = self.cluster.quorum
+            replication = {"replication_factor": quorum.replicas, "min_insync_replicas": quorum.in_sync}
+            settings = settings.model_copy(update=replication)
+        self.bootstrap = external or (self.cluster.bootstrap_servers if self.cluster else "")
         self.shops_file = directory / "shops.yaml"
         self.simulator_port = _port(settings.simulator_port)
         self.receiver_port = _port(settings.receiver_port)
@@ -185,16 +190,18 @@ class Stack:
         return {**os.environ, **own}
 
     async def start(self) -> None:
-        """Start the broker, create the topics, start every process.
+        """Start the brokers, create the topics, start every process.
 
         Raises:
             Misconfigured: when Java or the jars are missing, or the directory is in use.
             BrokerUnavailable: when the broker does not answer.
         """
         write_shops_file(self.shops_file, self.simulator_port)
-        if self.broker is not None:
-            await asyncio.to_thread(self.broker.start)
-            self._broker_keeper = asyncio.create_task(self._keep_broker())
+        if self.cluster is not None:
+            await asyncio.to_thread(self.cluster.start)
+            self._broker_keepers = [
+                asyncio.create_task(self._keep_broker(broker)) for broker in self.cluster.brokers
+            ]
         await topics.apply(self.settings)
         await self.start_processes(self._workers, self.directory / "data")
 
@@ -221,10 +228,9 @@ class Stack:
     async def stop(self) -> None:
         """Stop everything."""
         await self.stop_processes()
-        if self.broker is not None:
-            if self._broker_keeper is not None:
-                await _cancel([self._broker_keeper])
-            await asyncio.to_thread(self.broker.stop)
+        if self.cluster is not None:
+            await _cancel(self._broker_keepers)
+            await asyncio.to_thread(self.cluster.stop)
 
     def _add_workers(self, service: str, count: int, data_dir: Path) -> None:
         for number in range(1, count + 1):
@@ -263,18 +269,23 @@ class Stack:
         """Send a signal to one process; one that ends is started again."""
         self.processes[name].send(number)
 
-    async def restart_broker(self, pause_s: float = 0.0) -> None:
-        """Kill the broker, as a crash, and start it again after a pause.
+    async def restart_brokers(self, nodes: Sequence[int], pause_s: float = 0.0) -> None:
+        """Kill brokers by node id, as a crash, and start them again after a pause.
 
         Raises:
-            Misconfigured: when the broker is not ours.
+            Misconfigured: when the cluster is not ours.
         """
-        if self.broker is None:
+        if self.cluster is None:
             raise Misconfigured("KAFKA_BOOTSTRAP_SERVERS names a cluster that is not ours to restart")
+        chosen = [broker for broker in self.cluster.brokers if broker.node_id in nodes]
         async with self._broker_change:
-            await asyncio.to_thread(self.broker.kill)
+            for broker in chosen:
+                await asyncio.to_thread(broker.kill)
             await asyncio.sleep(pause_s)
-            await asyncio.to_thread(self.broker.start)
+            for broker in chosen:
+                await asyncio.to_thread(broker.launch)
+            for broker in chosen:
+                await asyncio.to_thread(broker.wait_ready)
 
     async def wait_healthy(self, limit_s: float) -> None:
         """Wait until every process is healthy.
@@ -308,21 +319,30 @@ class Stack:
             self.save()
             await asyncio.sleep(pause_s)
 
-    async def _keep_broker(self) -> None:
-        assert self.broker is not None
+    async def _keep_broker(self, broker: LocalKafka) -> None:
         while True:
             await asyncio.sleep(BROKER_POLL_S)
             async with self._broker_change:
-                child = self.broker.process
+                child = broker.process
                 if child is not None and child.poll() is not None:
-                    self._echo("kafka", f"ended with status {child.returncode}; starts again")
-                    await asyncio.to_thread(self.broker.start)
+                    self._echo("kafka", f"broker {broker.node_id} ended with status {child.returncode}")
+                    await asyncio.to_thread(broker.start)
+
+    def _broker_states(self) -> list[ProcessState]:
+        if self.cluster is None:
+            return [ProcessState(name="kafka", url=self.bootstrap)]
+        several = len(self.cluster.brokers) > 1
+        return [
+            ProcessState(
+                name=f"kafka-{broker.node_id}" if several else "kafka",
+                url=broker.bootstrap_servers,
+                pid=broker.process.pid if broker.process is not None else None,
+            )
+            for broker in self.cluster.brokers
+        ]
 
     def save(self) -> None:
         """Write the state file."""
-        kafka = ProcessState(name="kafka", url=self.bootstrap)
-        if self.broker is not None and self.broker.process is not None:
-            kafka.pid = self.broker.process.pid
         me = psutil.Process()
         state = StackState(
             pid=me.pid,
@@ -331,7 +351,7 @@ class Stack:
             data_dir=str(self.directory / "data"),
             shops_file=str(self.shops_file),
             simulator_url=self.simulator_url,
-            processes=[kafka, *(process.state for process in self.processes.values())],
+            processes=[*self._broker_states(), *(process.state for process in self.processes.values())],
         )
         path = state_file(self.directory)
         new = path.with_suffix(".new")

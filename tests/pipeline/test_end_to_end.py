@@ -241,7 +241,7 @@ async def test_a_broker_away_under_load(running: Running) -> None:
     key = running.key()
     order = await running.sell(key, 1)
     sold = 1
-    away = asyncio.create_task(running.stack.restart_broker(pause_s=BROKER_AWAY_S))
+    away = asyncio.create_task(running.stack.restart_brokers([1], pause_s=BROKER_AWAY_S))
     answers: Counter[int] = Counter()
     async with aiohttp.ClientSession() as session:
         while not away.done():
