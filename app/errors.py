@@ -13,7 +13,9 @@ SkustreamError
 │   ├── UnknownSchema
 │   └── Unmapped
 ├── Stale              somebody else owns this now, or went further
-│   └── LaneLost
+│   ├── LaneLost
+│   ├── StoreLocked
+│   └── StoreBroken
 └── Bug                one of our own assertions failed; never caught outside the lane
 """
 
@@ -74,6 +76,14 @@ class Stale(SkustreamError):
 
 class LaneLost(Stale):
     """A lane's partition moved to another worker, or its transaction was fenced."""
+
+
+class StoreLocked(Stale):
+    """Another process has the store open; the message names it where the system tells."""
+
+
+class StoreBroken(Stale):
+    """The store's files are not a database of this version: half written, damaged, or of other values."""
 
 
 class Bug(SkustreamError):

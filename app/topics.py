@@ -46,7 +46,8 @@ class TopicSpec(Struct, frozen=True, kw_only=True):
             "min.insync.replicas": str(settings.min_insync_replicas),
         }
         if self.kept is Kept.COMPACTED:
-            return configs | {"cleanup.policy": "compact", "segment.ms": str(COMPACTION_LAG_MS)}
+            kept = {"segment.ms": str(COMPACTION_LAG_MS), "delete.retention.ms": str(DAY_MS)}
+            return configs | {"cleanup.policy": "compact", **kept}
         days = {
             Kept.RETENTION: settings.retention_days,
             Kept.WEEK: 7,

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from app.errors import Misconfigured
-from app.exactly_once.store import PartitionStore, StoreView
+from app.exactly_once.store import PartitionStore, StoreView, Table
 from app.kafka_tools import read_topic
 from app.records import Level, Outcome, StockRecord
 from app.services import WORKERS
@@ -58,7 +58,7 @@ async def verify(settings: Settings, data_dir: Path, services: list[str], *, led
     for service in services:
         tables = {table.name: table for table in WORKERS[service](settings).state_tables}
         for path in _stores(data_dir / service, tables):
-            looks.append(_verify(settings, path, tables[path.parent.name].changelog))
+            looks.append(_verify(settings, path, tables[path.parent.name]))
             if ledger and (service, path.parent.name) == ("stock", "stock"):
                 looks.append(_verify_ledger(settings, path))
     if not looks:
@@ -77,12 +77,12 @@ def _stores(directory: Path, tables: Collection[str]) -> list[Path]:
     return sorted(path for path in found if path.parent.name in tables and path.name.isdigit())
 
 
-async def _verify(settings: Settings, path: Path, changelog: str) -> Verified:
+async def _verify(settings: Settings, path: Path, table: Table[Any]) -> Verified:
     live = StoreView(path)
     with tempfile.TemporaryDirectory(prefix="skustream-verify-") as directory:
         scratch = PartitionStore(Path(directory) / "rebuilt")
         try:
-            moved_on = await _rebuild(settings, changelog, int(path.name), live.offset, scratch)
+            moved_on = await _rebuild(settings, table, int(path.name), live.offset, scratch)
             return _compared(path, live, scratch, moved_on)
         finally:
             scratch.close()
@@ -90,12 +90,12 @@ async def _verify(settings: Settings, path: Path, changelog: str) -> Verified:
 
 
 async def _rebuild(
-    settings: Settings, changelog: str, partition: int, offset: int, scratch: PartitionStore
+    settings: Settings, table: Table[Any], partition: int, offset: int, scratch: PartitionStore
 ) -> set[bytes]:
     """Fill the scratch store up to an offset; returns the keys that changed after it."""
     moved_on: set[bytes] = set()
-    async for records in read_topic(settings, changelog, [partition]):
-        values = {record.key: record.value for record in records if record.offset <= offset}
+    async for records in read_topic(settings, table.changelog, [partition]):
+        values = table.restored(record for record in records if record.offset <= offset)
         moved_on.update(record.key for record in records if record.offset > offset)
         if values:
             scratch.write(values, min(offset, records[-1].offset))

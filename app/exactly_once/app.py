@@ -22,7 +22,7 @@ from app.exactly_once.lane import Decide, Lane
 from app.exactly_once.progress import Audit, Watchdog
 from app.exactly_once.recovery import Restorer, TableManager
 from app.exactly_once.standby import Standbys
-from app.exactly_once.store import CommittedStore, Derive, PartitionStore, Table
+from app.exactly_once.store import CommittedStore, Derive, PartitionStore, Table, Upgrade
 from app.exactly_once.transaction import SourceRecord
 from app.exactly_once.transport import Batch, BatchSchema, Transport
 
@@ -141,9 +141,12 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         value_type: type[V],
         changelog: str | None = None,
         derive: Derive[V] | None = None,
+        version: int = 1,
+        upgrade: Upgrade | None = None,
     ) -> Table[V]:
-        """Declare a table; Faust knows it too, so the assignor keeps it with its source topics."""
-        table = Table(name, value_type, changelog or f"skustream.{self.service}.{name}", derive)
+        """Declare a table (see ``Table``); Faust knows it too, so the assignor keeps it with its sources."""
+        changelog = changelog or f"skustream.{self.service}.{name}"
+        table = Table(name, value_type, changelog, derive, version, upgrade)
         topic = self.topic(table.changelog, key_type=bytes, value_type=bytes, partitions=self.partitions)
         faust_table = self.Table(name, partitions=self.partitions, changelog_topic=topic)
         faust_table._data = CommittedStore(f"committed://{name}", self, faust_table)
@@ -267,7 +270,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         log.info("lanes are fenced, restoring", service=self.service, lanes=sorted(self.lanes))
         for lane in lanes:
             if not lane.stores:
-                lane.open_stores()
+                await lane.open_stores()
         async with Restorer(self, list(self.lanes)) as restorer:
             await restorer.restore(lanes)
         if self.consumer_generation_id != generation:
@@ -371,21 +374,21 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
 
     # -- stores ------------------------------------------------------------------------------
 
-    def open_store(self, table: Table[Any], partition: int) -> PartitionStore:
+    async def open_store(self, table: Table[Any], partition: int) -> PartitionStore:
         """Open the local store of a table's partition."""
-        store = PartitionStore(self._store_path(table, partition))
+        store = await self.open_standby(table, partition)
         self.tables[table.name]._data.partitions[partition] = store
         return store
 
-    def open_standby(self, table: Table[Any], partition: int) -> PartitionStore:
+    async def open_standby(self, table: Table[Any], partition: int) -> PartitionStore:
         """Open the local store of a partition whose lane another worker owns."""
-        return PartitionStore(self._store_path(table, partition))
+        return await PartitionStore.opened(self._store_path(table, partition), table.version)
 
-    def wipe_store(self, table: Table[Any], partition: int) -> PartitionStore:
+    async def wipe_store(self, table: Table[Any], partition: int) -> PartitionStore:
         """Drop the local store of a table's partition and open an empty one."""
         self.tables[table.name]._data.partitions.pop(partition).close()
         shutil.rmtree(self._store_path(table, partition))
-        return self.open_store(table, partition)
+        return await self.open_store(table, partition)
 
     def _store_path(self, table: Table[Any], partition: int) -> Path:
         return self._data_dir / self.service / table.name / str(partition)

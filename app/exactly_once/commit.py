@@ -61,7 +61,7 @@ async def _commit_to_kafka(
     sends = _Sends(producer)
     for table, values in changes.items():
         await sends.add_all(
-            (table.changelog, lane.partition, key, value, ()) for key, value in values.items()
+            (table.changelog, lane.partition, key, value, table.headers) for key, value in values.items()
         )
     await sends.add_all(out)
     key = str(lane.partition).encode()

@@ -165,12 +165,12 @@ class Lane:
         await self.producer.start()
         metrics.FENCES.labels(self.service).inc()
 
-    def open_stores(self) -> None:
+    async def open_stores(self) -> None:
         """Open the stores of every table, for the restore."""
         tables = self.app.state_tables
         share = RECENT_BYTES // max(1, len(self.app.lanes) * len(tables))
         for table in tables:
-            self.stores[table] = self.app.open_store(table, self.partition)
+            self.stores[table] = await self.app.open_store(table, self.partition)
             self.recent[table] = RecentValues(share)
 
     def begin(self, position: Position) -> None:

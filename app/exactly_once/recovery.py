@@ -34,6 +34,8 @@ TAIL_RECORDS = 64
 STALLED_AFTER_S = 60.0
 """A restore that reads nothing for this long while it should is an error, not a wait."""
 RETRY_PAUSE_S = 1.0
+TOMBSTONES_KEPT_S = 24 * 60 * 60
+"""``delete.retention.ms`` of the changelogs: compaction removes a deletion after it."""
 
 
 Ranges = Mapping[TopicPartition, tuple[int, int]]
@@ -78,7 +80,7 @@ class Restorer:
         All partitions are read in one pass: a restore waits for the broker a few times, not once for each.
         """
         stores = {
-            TopicPartition(table.changelog, lane.partition): self._usable_store(lane, table)
+            TopicPartition(table.changelog, lane.partition): await self._usable_store(lane, table)
             for lane in lanes
             for table in self._app.state_tables
         }
@@ -97,13 +99,12 @@ class Restorer:
         ranges: Mapping[TopicPartition, tuple[int, int]],
     ) -> None:
         service = self._app.service
-        counters = {
-            table.changelog: metrics.RESTORED.labels(service, table.name) for table in self._app.state_tables
-        }
+        tables = {table.changelog: table for table in self._app.state_tables}
+        counters = {name: metrics.RESTORED.labels(service, table.name) for name, table in tables.items()}
         remaining = {tp: max(0, end - start) for tp, (start, end) in ranges.items()}
         began = time.perf_counter()
         async for tp, records in self._read(ranges):
-            stores[tp].write({record.key: record.value for record in records}, records[-1].offset)
+            stores[tp].write(tables[tp.topic].restored(records), records[-1].offset)
             counters[tp.topic].inc(len(records))
             self._app.note_restoring()
             remaining[tp] = ranges[tp][1] - records[-1].offset - 1
@@ -114,14 +115,18 @@ class Restorer:
         metrics.RESTORE_REMAINING.labels(service).set(0)
         metrics.RESTORE_SECONDS.labels(service).set(time.perf_counter() - began)
 
-    def _usable_store(self, lane: Lane, table: Table[Any]) -> PartitionStore:
-        """The lane's store of a table, emptied when it is ahead of its changelog."""
+    async def _usable_store(self, lane: Lane, table: Table[Any]) -> PartitionStore:
+        """The lane's store of a table, emptied when it does not fit its changelog any more."""
         tp = TopicPartition(table.changelog, lane.partition)
-        if lane.stores[table].offset >= self._ends[tp]:
-            log.warning(
-                "the changelog is shorter than the store: topic recreated; restoring from nothing", tp=tp
-            )
-            lane.stores[table] = self._app.wipe_store(table, lane.partition)
+        store, end = lane.stores[table], self._ends[tp]
+        why = ""
+        if store.offset >= end:
+            why = "the changelog is shorter than the store (topic recreated)"
+        elif store.unused_s > TOMBSTONES_KEPT_S and 0 <= store.offset < end - 1:
+            why = "the store was unused for so long that the changelog may have forgotten deletions"
+        if why:
+            log.warning("a store is restored from nothing", why=why, store=str(store.path))
+            lane.stores[table] = await self._app.wipe_store(table, lane.partition)
         return lane.stores[table]
 
     def _position(self, lane: Lane, found: Position | None, stateful: bool) -> Position:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -18,7 +18,7 @@ from app.exactly_once import metrics
 
 if TYPE_CHECKING:
     from app.exactly_once.app import App
-    from app.exactly_once.store import PartitionStore
+    from app.exactly_once.store import PartitionStore, Table
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +35,7 @@ class Standbys:
         self.partitions = sorted(partitions)
         self._app = app
         self._stores: dict[TopicPartition, PartitionStore] = {}
+        self._tables: dict[TopicPartition, Table[Any]] = {}
         self._behind: dict[TopicPartition, int] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -62,7 +63,8 @@ class Standbys:
         for table in self._app.state_tables:
             for partition in self.partitions:
                 tp = TopicPartition(table.changelog, partition)
-                self._stores[tp] = self._app.open_standby(table, partition)
+                self._stores[tp] = await self._app.open_standby(table, partition)
+                self._tables[tp] = table
         while True:
             try:
                 await self._follow()
@@ -85,8 +87,7 @@ class Standbys:
             while True:
                 fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_A_POLL)
                 for tp, records in fetched.items():
-                    values = {record.key: record.value for record in records}
-                    self._stores[tp].write(values, records[-1].offset)
+                    self._stores[tp].write(self._tables[tp].restored(records), records[-1].offset)
                 await self._note_lags(consumer)
         finally:
             with suppress(KafkaError, TimeoutError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -9,17 +12,27 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 import rocksdict
+import structlog
 from faust.stores.base import SerializedStore
 
-from app.errors import Bug, LaneLost, Stale
+from app.errors import Bug, LaneLost, Misconfigured, Stale, StoreBroken, StoreLocked
 
 if TYPE_CHECKING:
     from app.exactly_once.transaction import Transaction
 
+log = structlog.get_logger(__name__)
+
 V = TypeVar("V")
 Derive = Callable[["Transaction", bytes, V | None, V | None], None]
+Upgrade = Callable[[bytes, int], bytes]
 
 OFFSET_KEY = b"\x00skustream.offset"
+VERSION_KEY = b"\x00skustream.version"
+_OWN_KEYS = frozenset({OFFSET_KEY, VERSION_KEY})
+VERSION_HEADER = "table_version"
+"""Of changelog records whose table has another version than 1."""
+LOCK_LIMIT_S, LOCK_POLL_S = 15.0, 0.5
+_DISK_ERRORS = ("No space left", "Read-only file system", "Permission denied", "Not a directory")
 WRITE_BUFFER_BYTES = 8 << 20
 """One memtable: each partition of each table has its own database."""
 ALL_WRITE_BUFFERS_BYTES = 32 << 20
@@ -36,21 +49,51 @@ BLOOM_BITS_PER_KEY = 10
 class PartitionStore:
     """The database of one partition of one table; the changelog offset rises with every write."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, version: int = 1) -> None:
         """Open or create the database.
 
         Raises:
-            Stale: when another process holds it; names the path.
+            StoreLocked: when another process holds it; names the path and the process.
+            StoreBroken: when its files cannot be read as a database, or hold values of another version.
+            Stale: when the disk is full or may not be written; names the path.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self.unused_s = _unused_s(path)
         self._closed = False
         try:
             self._db = rocksdict.Rdict(str(path), options=_options())
         except Exception as error:  # rocksdict raises a bare Exception for every failure to open
-            raise Stale(f"cannot open the store {path}: {error}") from error
+            raise _cannot_open(path, str(error)) from error
         stored = self._db.get(OFFSET_KEY)
         self.offset: int = int(stored) if stored else -1
+        found = int(self._db.get(VERSION_KEY) or version)
+        if found != version:
+            self._db.close()
+            raise StoreBroken(f"store {path}: holds values of version {found}, the code has {version}")
+        if stored is None:
+            self._db.put(VERSION_KEY, str(version).encode())
+
+    @classmethod
+    async def opened(cls, path: Path, version: int = 1) -> PartitionStore:
+        """Open a store: one that is locked is waited for, a broken one begins anew; the changelog has all.
+
+        Raises:
+            StoreLocked: when the other process does not let go in time.
+            Stale: as the constructor.
+        """
+        end = time.monotonic() + LOCK_LIMIT_S
+        while True:
+            try:
+                return cls(path, version)
+            except StoreLocked as error:
+                if time.monotonic() > end:
+                    raise
+                log.warning("waiting for a store", error=str(error))
+                await asyncio.sleep(LOCK_POLL_S)
+            except StoreBroken as error:
+                log.warning("a store begins anew; it is restored from its changelog", error=str(error))
+                shutil.rmtree(path)
 
     def get(self, key: bytes) -> bytes | None:
         """The committed bytes of a key."""
@@ -84,9 +127,7 @@ class PartitionStore:
 
     def scan(self) -> Iterator[tuple[bytes, bytes]]:
         """Every committed key and value, in key order."""
-        for key, value in self._db.items():
-            if key != OFFSET_KEY:
-                yield key, value
+        return ((key, value) for key, value in self._db.items() if key not in _OWN_KEYS)
 
     def close(self) -> None:
         """Release the database and its lock."""
@@ -114,11 +155,38 @@ class StoreView:
 
     def scan(self) -> Iterator[tuple[bytes, bytes]]:
         """Every key and value, in key order."""
-        return ((key, value) for key, value in self._db.items() if key != OFFSET_KEY)
+        return ((key, value) for key, value in self._db.items() if key not in _OWN_KEYS)
 
     def close(self) -> None:
         """Release the view."""
         self._db.close()
+
+
+def _unused_s(path: Path) -> float:
+    """Seconds since anything was written below a directory; 0 for a new one."""
+    written = max((file.stat().st_mtime for file in path.glob("*")), default=time.time())
+    return time.time() - written
+
+
+def _cannot_open(path: Path, error: str) -> Stale:
+    if "lock hold" in error or "LOCK" in error:
+        return StoreLocked(f"store {path} (SKUSTREAM_DATA_DIR) is open in {_holder(path)}")
+    if any(text in error for text in _DISK_ERRORS):
+        return Stale(f"cannot open the store {path} (SKUSTREAM_DATA_DIR): {error}")
+    return StoreBroken(f"store {path}: {error}")
+
+
+def _holder(path: Path) -> str:
+    """The process that has a store's lock, where the system tells (Linux: /proc/locks)."""
+    try:
+        inode = (path / "LOCK").stat().st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[5].rpartition(":")[2] == str(inode):
+                return f"process {fields[4]}"
+    except (OSError, IndexError):
+        pass
+    return "another process"
 
 
 @cache
@@ -175,16 +243,51 @@ class Table(Generic[V]):
 
     ``derive`` is called once for each key that a transaction changed, with its value before and after: it
     emits what others shall know of the new state, whatever number of records changed it.
+
+    A new field with a default needs nothing. Any other change of ``value_type`` raises ``version`` and brings
+    ``upgrade``, which makes the JSON of the current version of that of an older one: stores of another
+    version are dropped, and the changelog is upgraded as it is restored.
     """
 
     def __init__(
-        self, name: str, value_type: type[V], changelog: str, derive: Derive[V] | None = None
+        self,
+        name: str,
+        value_type: type[V],
+        changelog: str,
+        derive: Derive[V] | None = None,
+        version: int = 1,
+        upgrade: Upgrade | None = None,
     ) -> None:
         self.name = name
         self.changelog = changelog
         self.derive = derive
+        self.version = version
+        self.headers = ((VERSION_HEADER, str(version).encode()),) if version != 1 else ()
+        self._upgrade = upgrade
         self.encode = msgspec.json.Encoder().encode
         self.decode = msgspec.json.Decoder(value_type).decode
+
+    def restored(self, records: Iterable[Any]) -> dict[bytes, bytes | None]:
+        """The last values of changelog records, in the current version.
+
+        Raises:
+            Misconfigured: when a newer version of the code wrote one of them, or nobody can upgrade it.
+        """
+        return {record.key: self._current(record) for record in records}
+
+    def _current(self, record: Any) -> bytes | None:
+        found = 1
+        for name, value in record.headers:
+            if name == VERSION_HEADER:
+                found = int(value)
+        if found == self.version or record.value is None:
+            return record.value  # type: ignore[no-any-return]  # aiokafka ships no types
+        if found > self.version or self._upgrade is None:
+            raise Misconfigured(
+                f"{self.changelog}/{record.partition} offset {record.offset}: values of table {self.name} "
+                f"have version {found}, this code knows {self.version}; run the newer version"
+            )
+        return self._upgrade(record.value, found)
 
 
 class CommittedStore(SerializedStore):  # type: ignore[misc]  # faust ships no types

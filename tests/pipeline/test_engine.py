@@ -19,7 +19,7 @@ from support.kafka_io import create_topics, read_all, wait_until
 from support.workers import Worker
 
 from app.exactly_once.partitioner import partition_of
-from app.exactly_once.store import OFFSET_KEY
+from app.exactly_once.store import OFFSET_KEY, VERSION_KEY
 from benchmarks.load import fill
 
 pytestmark = pytest.mark.kafka
@@ -33,7 +33,7 @@ class Bench:
         self.service = f"toy{uuid.uuid4().hex[:8]}"
         self.directory = directory
         self.workers: list[Worker] = []
-        internal = [f"skustream.{self.service}.sums", f"skustream.{self.service}.positions"]
+        internal = [f"skustream.{self.service}.{name}" for name in ("sums", "counts", "positions")]
         plain = [f"{self.service}.in", f"{self.service}.out", f"dead-letters.{self.service}"]
         asyncio.run(create_topics(bootstrap, plain, internal, PARTITIONS))
 
@@ -121,7 +121,7 @@ def stored(worker: Worker, partition: int) -> dict[bytes, bytes]:
     path = next(worker.data_dir.glob(f"*/sums/{partition}"))
     database = Rdict(str(path))
     try:
-        return {key: value for key, value in database.items() if key != OFFSET_KEY}
+        return {key: value for key, value in database.items() if key not in (OFFSET_KEY, VERSION_KEY)}
     finally:
         database.close()
 
@@ -256,6 +256,30 @@ def test_a_static_member_that_restarts_moves_no_lane(bench: Bench) -> None:
         assert other.log.read_text().count("lanes are assigned") == moves
     assert lanes(second) == had
     assert len(bench.wait_outcomes(500)) == 500
+
+
+def test_a_rolling_upgrade_adds_a_field_and_a_table_without_a_stop(bench: Bench) -> None:
+    workers = [bench.worker(), bench.worker()]
+    wait_until(lambda: share(*workers), 60, "two workers share the lanes")
+    sent = 0
+    for worker in workers:
+        bench.send([(f"k{n % 100}", event(n), None) for n in range(sent, sent + 2_000)])
+        assert worker.stop() == 0  # its lanes go to the other one, whatever release that is
+        bench.send([(f"k{n % 100}", event(n), None) for n in range(sent + 2_000, sent + 4_000)])
+        sent += 4_000
+        bench.wait_outcomes(sent)
+        worker.start(NEXT="1")
+        wait_until(lambda: share(*workers), 60, "old and new share the lanes")
+        bench.send([(f"k{n % 100}", event(n), None) for n in range(sent, sent + 1_000)])
+        sent += 1_000
+        bench.wait_outcomes(sent)
+    assert set(bench.outcomes().values()) == {1}
+    assert bench.total() == sent
+    last = {record.key: record.value for record in bench.records(f"skustream.{bench.service}.sums")}
+    assert all(b'"last":"e' in value for value in last.values())
+    counts = {record.key: record.value for record in bench.records(f"skustream.{bench.service}.counts")}
+    assert counts.keys() == last.keys()
+    assert all(worker.process.poll() is None for worker in workers)
 
 
 def test_every_event_counts_once_through_kills_and_pauses(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """A small service on the engine, run as a worker of its own by the tests: sums deltas by key.
 
-Environment: SERVICE, BOOTSTRAP, DATA_DIR, WEB_PORT, and optionally STANDBYS, INSTANCE_ID.
+Environment: SERVICE, BOOTSTRAP, DATA_DIR, WEB_PORT, and optionally STANDBYS, INSTANCE_ID, and NEXT: then it
+is the service's next release, with one more field in its values and one more table.
 """
 
 from __future__ import annotations
@@ -14,16 +15,24 @@ import msgspec
 from app.errors import Rejected
 from app.exactly_once import App, SourceRecord, Transaction
 from app.exactly_once.app import DeadLetterRecord
+from app.exactly_once.store import Table
 
 PARTITIONS = 4
 SERVICE = os.environ.get("SERVICE", "toy")
+NEXT = "NEXT" in os.environ
 
 
-class Sum(msgspec.Struct, frozen=True):
+class Sum(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state of one key."""
 
     total: int = 0
     version: int = 0
+
+
+class NextSum(Sum, frozen=True, omit_defaults=True):
+    """The same in the next release."""
+
+    last: str = ""  # the id of the last event
 
 
 def dead_letter(service: str, record: SourceRecord, error: Exception, now_ms: int) -> DeadLetterRecord:
@@ -43,7 +52,8 @@ app = App(
     standby_replicas=int(os.environ.get("STANDBYS", "0")),
     instance_id=os.environ.get("INSTANCE_ID"),
 )
-sums = app.state_table("sums", Sum)
+sums: Table[Any] = app.state_table("sums", NextSum if NEXT else Sum)
+counts: Table[int] | None = app.state_table("counts", int) if NEXT else None
 events = app.batch_topic(f"{SERVICE}.in")
 decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -54,6 +64,9 @@ def decide(transaction: Transaction, record: SourceRecord) -> None:
     event = decode(record.value or b"")
     state = transaction.get(sums, record.key) or Sum()
     changed = Sum(state.total + event["delta"], state.version + 1)
+    if counts is not None:
+        changed = NextSum(changed.total, changed.version, event["id"])
+        transaction.put(counts, record.key, (transaction.get(counts, record.key) or 0) + 1)
     transaction.put(sums, record.key, changed)
     transaction.emit(
         f"{SERVICE}.out", record.key, msgspec.json.encode({"id": event["id"], "sum": changed.total})

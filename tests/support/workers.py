@@ -28,8 +28,9 @@ class Worker:
         directory.mkdir(parents=True, exist_ok=True)
         self.start()
 
-    def start(self) -> None:
-        """Start the process (again)."""
+    def start(self, **environment: str) -> None:
+        """Start the process (again), with further variables from now on."""
+        self._environment |= environment
         self.port = free_port()
         tests = Path(engine_service.__file__).parents[1]
         environment = {
