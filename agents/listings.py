@@ -71,10 +71,14 @@ class ListingFollower:
             check_schema(headers, Listings)
             listings = _decode(value) if value is not None else None
             return self.directory.put(key.decode(), listings)
-        except (UnknownSchema, msgspec.MsgspecError, UnicodeDecodeError, AttributeError) as error:
+        except _UNUSABLE as error:
             # The adjuster dead-letters the same record; here it maps nothing.
             log.warning("a record of stock.listings was ignored", key=repr(key), error=str(error))
             return set()
 
 
 _decode = msgspec.json.Decoder(Listings).decode
+_UNUSABLE = (UnknownSchema, msgspec.MsgspecError, UnicodeDecodeError, AttributeError, RecursionError)
+"""What a record can be: of another schema, not JSON or not ours, with a key that is not text, or without
+one, and nested without end.
+"""

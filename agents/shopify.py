@@ -114,6 +114,8 @@ class Writer:
         key = target.key.encode()
         if source.key != key:
             raise Rejected(f"{source.topic}: the body is about {target.key!r}, the key is {source.key!r}")
+        if target.shop not in self.clients.shops:
+            raise Rejected(f"the shops file (SKUSTREAM_SHOPS_FILE) has no shop {target.shop}")
         known = transaction.get(self.pushes, key)
         state = pushes.take_target(known, target)
         if state is not known:

@@ -101,8 +101,7 @@ class Adjuster:
 
     def list(self, transaction: Transaction, record: SourceRecord) -> None:
         """Take the listings of a key; an empty value takes them all away."""
-        key = record.key or b""
-        sku, location = split_stock_key(key.decode())
+        key, sku, location = _stock_key(record)
         listings = Listings(sku=sku, location=location)
         if record.value is not None:
             listings = decode_listings(_payload(record, Listings))
@@ -187,6 +186,16 @@ def _payload(record: SourceRecord, expected: type[Record]) -> bytes:
     if record.value is None:
         raise Rejected(f"{record.topic}: expected a {expected.__name__}, got an empty value")
     return record.value
+
+
+def _stock_key(record: SourceRecord) -> tuple[bytes, str, str]:
+    """The key of a record whose value may be empty, with its SKU and its location."""
+    key = record.key or b""
+    try:
+        sku, location = split_stock_key(key.decode())
+    except ValueError as error:  # not text, or without an "@"
+        raise Rejected(f"{record.topic}: {error}") from None
+    return key, sku, location
 
 
 def _own_key(record: SourceRecord, expected: str) -> bytes:

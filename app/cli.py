@@ -48,6 +48,7 @@ class Command(click.Group):
 def main(ctx: click.Context) -> None:
     """Keeps stock true across Shopify stores, warehouses, tills and marketplaces, exactly once, on Kafka."""
     ctx.obj = load_settings()
+    configure_logs("command", ctx.obj.log_level, as_json=ctx.obj.log_json)
 
 
 @main.group("topics")

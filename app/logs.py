@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 
 import structlog
 
@@ -14,6 +16,36 @@ _SHARED: list[structlog.typing.Processor] = [
 ]
 _QUIET = ("aiokafka", "kafka", "mode", "faust", "gql", "aiohttp.access")
 """Libraries that tell about each connection and each state: only their warnings are for operators."""
+
+REPEATS_S = 10.0
+"""A library's message that was shown is not shown again for so long; then its repetitions are counted."""
+
+
+class Repeats(logging.Filter):
+    """Lets one of a library's warnings through, and counts those like it that follow.
+
+    aiokafka warns about each retry, and retries are the normal course: a broker answers
+    CONCURRENT_TRANSACTIONS while it writes the last markers, and NOT_LEADER after each change of a leader.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._shown: dict[tuple[str, str], tuple[float, int]] = {}  # when, and how many since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to show a record; an error is always shown."""
+        if not record.name.startswith(_QUIET) or record.levelno >= logging.ERROR:
+            return True
+        key, now = (record.name, str(record.msg)), self._clock()
+        shown_at, more = self._shown.get(key, (-REPEATS_S, 0))
+        if now - shown_at < REPEATS_S:
+            self._shown[key] = shown_at, more + 1
+            return False
+        self._shown[key] = now, 0
+        if more:
+            record.msg = f"{record.msg} ({more} more like it)"
+        return True
 
 
 def configure_logs(service: str, level: str, *, as_json: bool) -> None:
@@ -33,6 +65,7 @@ def configure_logs(service: str, level: str, *, as_json: bool) -> None:
             ],
         )
     )
+    handler.addFilter(Repeats())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

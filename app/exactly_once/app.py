@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import shutil
+import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -41,6 +44,12 @@ GC_THRESHOLDS = (200_000, 20, 50)
 """A batch is ten thousands of objects without a cycle among them: Python's own thresholds (700, 10, 10) look
 through all of them again and again, for a fifth of the time (docs/benchmarks.md).
 """
+LETTERS_TOLD_S = 10.0
+"""A million bad records are a million dead letters, and a line in the log every so often."""
+LETTER_ERROR = 500
+"""Characters of an error in the log; the dead letter has more."""
+END_LIMIT_S, END_STATUS = 20.0, 71
+"""A worker that ends because of an error is gone after so long, by force with this status."""
 POLL_RECORDS = 5_000
 FETCH_BYTES = 8 << 20
 
@@ -93,9 +102,11 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self._room = asyncio.Event()
         self._epoch = 0
         self._misrouted: set[str] = set()
+        self._told_letters: dict[tuple[str, str], tuple[float, int]] = {}  # when, and how many since
         self._watchdog: asyncio.Task[None] | None = None
         self._last_progress = 0.0
         self._audit = Audit(self)
+        self._ending: asyncio.Task[None] | None = None
         self._open_lanes: set[int] = set()
         self._standbys = Standbys(self, ())
         super().__init__(
@@ -342,9 +353,15 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
 
     def end(self, error: BaseException) -> None:
         """End the worker, loudly: whatever started it starts it again."""
+        if self.fatal is not None:
+            return
         self.fatal = error
         log.error("the worker ends", error=f"{type(error).__name__}: {error}")
-        self._crash(error)
+        # Whatever of the worker still waits for something must not keep the process.
+        limit = threading.Timer(END_LIMIT_S, os._exit, [END_STATUS])
+        limit.daemon = True
+        limit.start()
+        self._ending = asyncio.get_running_loop().create_task(self.crash(error), name="end")
 
     async def _on_partitions_revoked(self, revoked: Any) -> None:
         await self._close_lanes()
@@ -398,6 +415,25 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
     def dead_letter(self, record: SourceRecord, error: Exception, now_ms: int) -> DeadLetterRecord:
         """The dead letter of a poison record."""
         return self._encode_dead_letter(self.service, record, error, now_ms)
+
+    def note_dead_letter(self, record: SourceRecord, error: Exception) -> None:
+        """Count a dead letter; name one of each kind in the log, and how many followed it."""
+        kind = record.topic, type(error).__name__
+        metrics.DEAD_LETTERS.labels(self.service, *kind).inc()
+        now = time.monotonic()
+        told_at, more = self._told_letters.get(kind, (-LETTERS_TOLD_S, 0))
+        if now - told_at < LETTERS_TOLD_S:
+            self._told_letters[kind] = told_at, more + 1
+            return
+        self._told_letters[kind] = now, 0
+        log.warning(
+            "a record was dead-lettered",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            error=f"{type(error).__name__}: {error}"[:LETTER_ERROR],
+            more_before=more,
+        )
 
     def note_misrouted(self, record: SourceRecord, proper: int) -> None:
         """Count a forwarded record; name its topic once in the log."""

@@ -398,14 +398,7 @@ class Lane:
         transaction.out.append(
             (f"dead-letters.{self.service}", self.partition, record.key, letter.value, letter.headers)
         )
-        metrics.DEAD_LETTERS.labels(self.service, record.topic, type(error).__name__).inc()
-        log.warning(
-            "a record was dead-lettered",
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            error=f"{type(error).__name__}: {error}",
-        )
+        self.app.note_dead_letter(record, error)
 
     def _fail(self, error: Exception) -> None:
         self.failed = error
