@@ -116,7 +116,7 @@ class OrderKeeper:
         if envelope.shop not in self._shops:
             raise Rejected(f"the shops file (SKUSTREAM_SHOPS_FILE) has no shop {envelope.shop}")
         known = transaction.get(self.orders, source.key)
-        record = _united(known, envelope)
+        record = united(known, envelope)
         if source.key != key_of(record):
             raise Rejected(f"{source.topic}: the body is about {key_of(record)!r}, the key is {source.key!r}")
         self._settle(transaction, known, record, source, correlation_of(source.headers))
@@ -314,7 +314,7 @@ def key_of(record: OrderRecord) -> bytes:
     return f"{record.shop}/{record.order_id}".encode()
 
 
-def _united(known: OrderRecord | None, envelope: Envelope) -> OrderRecord:
+def united(known: OrderRecord | None, envelope: Envelope) -> OrderRecord:
     """What is known after a webhook."""
     shop, body = envelope.shop, envelope.body
     if envelope.oversized:

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
-from app.errors import BrokerUnavailable, Misconfigured
+from app.errors import Misconfigured
 from app.exactly_once.partitioner import partition_of
 from app.records import (
     Listing,
@@ -26,7 +26,7 @@ from app.records import (
     split_stock_key,
     stock_key,
 )
-from app.settings import Settings
+from app.settings import Settings, unavailable
 
 POLL_MS = 200
 
@@ -157,9 +157,7 @@ async def _started(client: Any, settings: Settings) -> AsyncIterator[None]:
         await client.start()
     except (KafkaError, OSError) as error:
         await client.stop()
-        raise BrokerUnavailable(
-            f"no Kafka broker answers at {settings.bootstrap_servers} (KAFKA_BOOTSTRAP_SERVERS): {error}"
-        ) from None
+        raise unavailable(settings, error) from None
     try:
         yield
     finally:

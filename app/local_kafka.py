@@ -10,6 +10,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +70,11 @@ class Quorum(NamedTuple):
 
 
 class LocalKafka:
-    """One broker with its data under ``directory``; a restart finds the same data and port."""
+    """One broker with its data under ``directory``; a restart finds the same data and port.
+
+    ``overrides`` are further properties of the broker, such as its security; ``{port}`` and
+    ``{controller}`` in them are its ports.
+    """
 
     def __init__(
         self,
@@ -79,8 +84,10 @@ class LocalKafka:
         rebalance_delay_ms: int = 0,
         quorum: Quorum | None = None,
         node_id: int = 1,
+        overrides: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
+        self._overrides = dict(overrides or {})
         self.node_id = node_id
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
@@ -145,20 +152,20 @@ class LocalKafka:
     def _config(self) -> Path:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "server.properties"
-        path.write_text(
-            _CONFIG.format(
-                port=self.port,
-                node_id=self.node_id,
-                controller_port=self._quorum.controllers[self.node_id - 1],
-                voters=",".join(
-                    f"{number}@127.0.0.1:{port}" for number, port in enumerate(self._quorum.controllers, 1)
-                ),
-                replicas=self._quorum.replicas,
-                in_sync=self._quorum.in_sync,
-                directory=self.directory,
-                rebalance_delay_ms=self._rebalance_delay_ms,
-            )
+        controllers = self._quorum.controllers
+        text = _CONFIG.format(
+            port=self.port,
+            node_id=self.node_id,
+            controller_port=controllers[self.node_id - 1],
+            voters=",".join(f"{number}@127.0.0.1:{port}" for number, port in enumerate(controllers, 1)),
+            replicas=self._quorum.replicas,
+            in_sync=self._quorum.in_sync,
+            directory=self.directory,
+            rebalance_delay_ms=self._rebalance_delay_ms,
         )
+        further = "".join(f"{name}={value}\n" for name, value in self._overrides.items())
+        further = further.replace("{port}", str(self.port)).replace("{controller}", str(controllers[0]))
+        path.write_text(text + further)
         return path
 
     def _format(self, java: str, config: Path) -> None:

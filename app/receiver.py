@@ -27,6 +27,8 @@ from app.shops import Shop, load_shops
 from connectors.shopify.webhooks import BODY_LIMIT_BYTES, Body, Delivery, Refused, accept, read_headers, scrub
 
 ANSWER_LIMIT_S = 4.0
+HEAD_LIMIT_S = 10.0
+"""For the first request's headers."""
 RECONNECT_S = 1.0
 READY_LIMIT_S = 2.0
 STOP_LIMIT_S = 5.0
@@ -230,6 +232,30 @@ def make_app(
     return app
 
 
+async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
+    """Listen with a limit on the time to a connection's first request: aiohttp has none of its own, and
+    clients that send a byte now and then would use up the file descriptors.
+
+    Raises:
+        OSError: when the port is taken.
+    """
+    loop = asyncio.get_running_loop()
+
+    def connected() -> asyncio.Protocol:
+        assert runner.server is not None, "set up before"
+        protocol = runner.server()
+        loop.call_later(HEAD_LIMIT_S, _close_unless_asked, protocol)
+        return protocol
+
+    return await loop.create_server(connected, host, port)
+
+
+def _close_unless_asked(protocol: web.RequestHandler) -> None:
+    if protocol.transport is not None and protocol._request_count == 0:
+        REFUSED.labels("slow_head").inc()
+        protocol.transport.abort()
+
+
 async def serve(
     settings: Settings, stop_on: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
 ) -> None:
@@ -248,7 +274,7 @@ async def serve(
     kafka.open()
     try:
         try:
-            await web.TCPSite(runner, settings.receiver_host, settings.receiver_port).start()
+            server = await listen(runner, settings.receiver_host, settings.receiver_port)
         except OSError as error:
             raise Misconfigured(
                 f"SKUSTREAM_RECEIVER_PORT {settings.receiver_port}: cannot listen: {error.strerror}"
@@ -257,6 +283,7 @@ async def serve(
             "receiver started", host=settings.receiver_host, port=settings.receiver_port, shops=len(shops)
         )
         await stop.wait()
+        server.close()
     finally:
         await runner.cleanup()
         await kafka.close()

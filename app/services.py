@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -63,6 +64,7 @@ def run(service: str, settings: Settings) -> None:
         asyncio.run(receiver.serve(settings))
         return
     require_room(settings.data_dir / service)
+    require_port(settings.receiver_host, service, getattr(settings, f"{service}_port"))
     app = WORKERS[service](settings)
     asyncio.run(topics.require(settings, app.needed_topics()))
     sys.argv = [
@@ -92,6 +94,21 @@ def require_room(directory: Path) -> None:
         raise Misconfigured(f"{where} cannot be written: {error.strerror}") from None
     if free < MIN_FREE_BYTES:
         raise Misconfigured(f"{where} has {free >> 20} MiB free, at least {MIN_FREE_BYTES >> 20} are needed")
+
+
+def require_port(host: str, service: str, port: int) -> None:
+    """Refuse a port that is taken.
+
+    Raises:
+        Misconfigured: naming the setting.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            setting = f"SKUSTREAM_{service.upper()}_PORT"
+            raise Misconfigured(f"{setting} {port}: cannot listen: {error.strerror}") from None
 
 
 def _app(service: str, settings: Settings, port: int) -> App:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.errors import Misconfigured
+from app.errors import BrokerUnavailable, Misconfigured
 
 PREFIX = "SKUSTREAM_"
 
@@ -86,6 +86,16 @@ class Settings(BaseSettings):
                 self.sasl_password.get_secret_value() if self.sasl_password else None
             )
         return options
+
+
+def unavailable(settings: Settings, error: Exception) -> BrokerUnavailable:
+    """What to tell when no client can be started; a broker hangs up on wrong credentials without a word."""
+    what = f"no Kafka broker answers at {settings.bootstrap_servers} (KAFKA_BOOTSTRAP_SERVERS)"
+    if settings.security_protocol.startswith("SASL"):
+        what += ", or it refuses KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+    elif settings.security_protocol == "PLAINTEXT":
+        what += ", or it does not speak PLAINTEXT (KAFKA_SECURITY_PROTOCOL)"
+    return BrokerUnavailable(f"{what}: {error}")
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:

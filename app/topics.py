@@ -11,8 +11,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, for_code
 from msgspec import Struct
 
-from app.errors import BrokerUnavailable, Misconfigured, TopicMismatch
-from app.settings import Settings
+from app.errors import Misconfigured, TopicMismatch
+from app.settings import Settings, unavailable
 
 DAY_MS = 24 * 60 * 60 * 1000
 WEBHOOK_BYTES = 8 << 20
@@ -192,9 +192,7 @@ async def _admin(settings: Settings) -> AIOKafkaAdminClient:
         await admin.start()
     except (KafkaError, OSError) as error:
         await admin.close()
-        raise BrokerUnavailable(
-            f"no Kafka broker answers at {settings.bootstrap_servers} (KAFKA_BOOTSTRAP_SERVERS): {error}"
-        ) from None
+        raise unavailable(settings, error) from None
     return admin
 
 

@@ -196,6 +196,7 @@ class Stack:
             Misconfigured: when Java or the jars are missing, or the directory is in use.
             BrokerUnavailable: when the broker does not answer.
         """
+        self.directory.mkdir(parents=True, exist_ok=True)
         write_shops_file(self.shops_file, self.simulator_port)
         if self.cluster is not None:
             await asyncio.to_thread(self.cluster.start)

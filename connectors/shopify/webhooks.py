@@ -155,7 +155,7 @@ def accept(delivery: Delivery, body: Body, received_at: datetime) -> Accepted:
     """The record of a delivery whose signature is right.
 
     Raises:
-        Refused: 400 when the body is not JSON.
+        Refused: 400 when the body is not JSON, or nested without end.
         Rejected: when it is JSON of another shape, or too large to say which order it is about: it can never
             be used, and sending it again would change nothing.
     """
@@ -166,7 +166,7 @@ def accept(delivery: Delivery, body: Body, received_at: datetime) -> Accepted:
         value = _decoders[kind].decode(body.kept)
     except msgspec.ValidationError as error:
         raise Rejected(f"{delivery.topic}: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, "not_json", f"the body is not JSON: {error}") from None
     return _accepted(delivery, value, received_at)
 

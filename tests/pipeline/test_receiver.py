@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,20 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
+from support.bad_requests import BAD_REQUESTS, SHOP, SLOW_LINES, Request
 from support.kafka_io import read_all
 
+from app import receiver as receiver_module
 from app import topics
 from app.exactly_once.partitioner import partition_of
 from app.local_kafka import LocalKafka, external_bootstrap, free_port
-from app.receiver import Kafka, make_app
+from app.receiver import Kafka, listen, make_app
 from app.records import DeadLetter, Envelope
 from app.settings import Settings
 from app.shops import Shop
+from connectors.shopify.webhooks import BODY_LIMIT_BYTES
 
 pytestmark = pytest.mark.kafka
-SHOP = "receiver.myshopify.com"
 SECRET = "example-secret"
 LIMIT = 64 << 10
 
@@ -38,9 +41,10 @@ def settings_for(bootstrap: str) -> Settings:
 class Client:
     """Sends webhooks to a receiver of its own."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
+        self.port = port
         self._session = session
-        self._url = url
+        self._url = f"http://127.0.0.1:{port}"
 
     async def send(self, topic: str, body: Any, **changed: str | None) -> tuple[int, str]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -70,17 +74,17 @@ async def receiver(kafka: str) -> AsyncIterator[Client]:
         yield client
 
 
-async def _receiver(settings: Settings) -> AsyncIterator[Client]:
+async def _receiver(settings: Settings, limit: int = LIMIT) -> AsyncIterator[Client]:
     shop = Shop(domain=SHOP, api_url="", access_token="", webhook_secrets=(SECRET,), default_location_id=1)
     producer = Kafka(settings)
-    runner = web.AppRunner(make_app({SHOP: shop}, producer, body_limit=LIMIT))
+    runner = web.AppRunner(make_app({SHOP: shop}, producer, body_limit=limit))
     await runner.setup()
     port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await listen(runner, "127.0.0.1", port)
     producer.open()
     try:
         async with aiohttp.ClientSession() as session:
-            client = Client(session, f"http://127.0.0.1:{port}")
+            client = Client(session, port)
             async with asyncio.timeout(30):
                 while not await producer.answers():
                     await client.get("/readyz")
@@ -162,3 +166,58 @@ async def test_without_a_broker_503_and_after_its_return_200(tmp_path: Path) -> 
         assert await stored(broker.bootstrap_servers, "shopify.orders", f"{SHOP}/81".encode())
     finally:
         broker.stop()
+
+
+@pytest.fixture
+async def unlimited(kafka: str) -> AsyncIterator[Client]:
+    settings = settings_for(kafka)
+    await topics.apply(settings)
+    async for client in _receiver(settings, BODY_LIMIT_BYTES):
+        yield client
+
+
+@pytest.mark.parametrize("request_", BAD_REQUESTS, ids=lambda one: one.what)
+async def test_each_bad_request_has_its_answer(kafka: str, unlimited: Client, request_: Request) -> None:
+    before = await count(kafka, request_.stored)
+    named = {name.replace("-", "_"): value for name, value in request_.headers.items()}
+    status, text = await unlimited.send(request_.topic, request_.body, **named)
+    assert (status, request_.says in text) == (request_.status, True), text
+    assert await count(kafka, request_.stored) == before + bool(request_.stored)
+
+
+async def count(kafka: str, topic: str) -> int:
+    return len(await read_all(kafka, topic, settings_for(kafka).partitions)) if topic else 0
+
+
+async def test_a_client_that_drips_its_headers_is_cut_off(
+    unlimited: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver_module, "HEAD_LIMIT_S", 0.5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", unlimited.port)
+    writer.write(b"POST /webhooks/shopify HTTP/1.1\r\nHost: x\r\n")
+    async with asyncio.timeout(10):
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+    assert 'reason="slow_head"' in (await unlimited.get("/metrics"))[1]
+
+
+async def test_a_client_that_drips_its_body_gets_503(
+    unlimited: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver_module, "ANSWER_LIMIT_S", 0.5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", unlimited.port)
+    lines = ["POST /webhooks/shopify HTTP/1.1", "Host: x", "Content-Length: 100"]
+    lines += [f"X-Shopify-Shop-Domain: {SHOP}", "X-Shopify-Topic: orders/create"]
+    lines += ["X-Shopify-Hmac-Sha256: bm8=", "X-Shopify-Webhook-Id: w", "", "{"]
+    writer.write("\r\n".join(lines).encode())
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 503")
+    writer.close()
+
+
+def test_the_documentation_shows_every_bad_request() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "bad-input.md").read_text()
+    lines = {*(one.line for one in BAD_REQUESTS), *SLOW_LINES}
+    missing = sorted(lines - set(text.splitlines()))
+    assert not missing, "\n".join(missing)
