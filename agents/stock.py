@@ -17,7 +17,6 @@ from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
     Listings,
     Movement,
-    Outcome,
     Record,
     Result,
     StockRecord,
@@ -93,6 +92,7 @@ class Adjuster:
             seen=known is not None and day - known <= self._rules.seen_days,
             authority=self._rules.authority,
             low_water=self._rules.low_water,
+            origin=f"{record.topic}/{record.partition}/{record.offset}",
         )
         if applied.outcome.result is not Result.DUPLICATE:
             transaction.put(self.seen, digest, day)
@@ -116,9 +116,8 @@ class Adjuster:
     def _tell(
         self, transaction: Transaction, key: bytes, record: SourceRecord, applied: stock.Applied
     ) -> None:
-        origin = f"{record.topic}/{record.partition}/{record.offset}"
-        correlation_id = applied.outcome.movement.correlation_id or correlation_of(record.headers)
-        outcome: Outcome = msgspec.structs.replace(applied.outcome, origin=origin)
+        outcome = applied.outcome
+        correlation_id = outcome.movement.correlation_id or correlation_of(record.headers)
         transaction.emit("stock.ledger", key, encode(outcome), headers(outcome, correlation_id))
         for alert in applied.alerts:
             transaction.emit("stock.alerts", key, encode(alert), headers(alert, correlation_id))

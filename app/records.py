@@ -19,10 +19,15 @@ from app.errors import UnknownSchema
 
 Instant = Annotated[datetime, Meta(tz=True)]
 Sku = Annotated[str, Meta(min_length=1, max_length=255)]
+Name = Annotated[str, Meta(max_length=255)]
+"""An identifier of somebody else's; bounded, because it is kept with a key for a long time."""
 LocationCode = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 MAX_QUANTITY = 1_000_000_000
 """Shopify's own bound for a quantity (facts: set accepts -1e9 to 1e9)."""
+
+MAX_LISTINGS = 1_000
+"""Of one stock key: its record must fit into one Kafka record."""
 
 Quantity = Annotated[int, Meta(ge=-MAX_QUANTITY, le=MAX_QUANTITY)]
 
@@ -74,33 +79,33 @@ class State(StrEnum):
 class Cause(Record, frozen=True, kw_only=True):
     """Why a movement happened: the outside document, and the listing that sold."""
 
-    shop: str = ""
+    shop: Name = ""
     order: int | None = None
     line: int | None = None
     fulfillment: int | None = None
     refund: int | None = None
-    document: str = ""
-    listing: str = ""  # "{shop}/{item}/{location_id}" of the listing whose shop moved the units itself
+    document: Name = ""
+    listing: Name = ""  # "{shop}/{item}/{location_id}" of the listing whose shop moved the units itself
 
 
 class Movement(Record, frozen=True, kw_only=True):
     """A fact or a request that changes the stock of one SKU at one location (topic ``stock.movements``)."""
 
-    id: Annotated[str, Meta(min_length=1, max_length=255)]
+    id: Annotated[Name, Meta(min_length=1)]
     kind: MovementKind
     sku: Sku
     location: LocationCode
     quantity: Quantity
-    source: Annotated[str, Meta(min_length=1, max_length=255)]
+    source: Annotated[Name, Meta(min_length=1)]
     occurred_at: Instant
-    correlation_id: str = ""
+    correlation_id: Name = ""
     cause: Cause = Cause()
     policy: Policy = Policy.FACT
     expected_version: int | None = None
     valid_until: Instant | None = None
-    reason: str = ""  # required for `adjusted`
+    reason: Annotated[str, Meta(max_length=2_000)] = ""  # required for `adjusted`
     as_of: Instant | None = None  # required for `counted`
-    shipment: str = ""  # the inbound shipment that a `received` fulfils
+    shipment: Name = ""  # the inbound shipment that a `received` fulfils
     from_state: State | None = None  # `set_aside`
     to_state: State | None = None  # `set_aside`
 
@@ -156,7 +161,7 @@ class Listings(Record, frozen=True, kw_only=True):
 
     sku: Sku
     location: LocationCode
-    listings: list[Listing] = []
+    listings: Annotated[list[Listing], Meta(max_length=MAX_LISTINGS)] = []
     updated_at: Instant | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import shutil
 import socket
 import sys
@@ -65,6 +66,7 @@ def run(service: str, settings: Settings) -> None:
         return
     require_room(settings.data_dir / service)
     require_port(settings.receiver_host, service, getattr(settings, f"{service}_port"))
+    raise_file_limit()
     app = WORKERS[service](settings)
     asyncio.run(topics.require(settings, app.needed_topics()))
     sys.argv = [
@@ -74,6 +76,13 @@ def run(service: str, settings: Settings) -> None:
         _FAUST_LEVELS.get(settings.log_level, settings.log_level),
     ]
     app.main()
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: a lane needs about ten, and 1 024 is usual."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def require_room(directory: Path) -> None:
@@ -123,4 +132,5 @@ def _app(service: str, settings: Settings, port: int) -> App:
         session_timeout_s=settings.session_timeout_s,
         standby_replicas=settings.standby_replicas,
         instance_id=settings.instance_id,
+        record_limits={spec.name: spec.max_message_bytes for spec in topics.TOPICS},
     )

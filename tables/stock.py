@@ -91,10 +91,11 @@ def apply(
     seen: bool = False,
     authority: Authority = Authority(),  # noqa: B008  # frozen
     low_water: int = 0,
+    origin: str = "",
 ) -> Applied:
     """Apply a movement to a key.
 
-    ``seen`` says that the movement's id was answered before. The outcome's ``origin`` is for the caller.
+    ``seen`` says that the movement's id was answered before; ``origin`` is where its record is.
 
     Raises:
         Rejected: when the movement itself is wrong (sign, missing reason); it can never work.
@@ -103,16 +104,17 @@ def apply(
     refusal = "" if seen else _refusal(record, movement, now)
     if seen or refusal:
         result = Result.DUPLICATE if seen else Result.REJECTED
-        return Applied(record=record, outcome=_outcome(record, record, movement, result, refusal))
+        return Applied(record=record, outcome=_outcome(record, record, movement, result, refusal, origin))
     believed = authority.believes(movement)
     level = _EFFECTS[movement.kind](record, movement) if believed else record.level
     if movement.policy is Policy.ASK and level.available < min(0, record.level.available):
         reason = f"insufficient: asked for {movement.quantity}, available {record.level.available}"
-        return Applied(record=record, outcome=_outcome(record, record, movement, Result.REJECTED, reason))
+        outcome = _outcome(record, record, movement, Result.REJECTED, reason, origin)
+        return Applied(record=record, outcome=outcome)
     changed = _changed(record, movement, level, now=now)
     _assert_invariants(record, changed)
     result = Result.APPLIED if believed else Result.CORROBORATED
-    outcome = _outcome(record, changed, movement, result, "")
+    outcome = _outcome(record, changed, movement, result, "", origin)
     return Applied(
         record=changed,
         outcome=outcome,
@@ -308,10 +310,13 @@ def _history(record: StockRecord, movement: Movement, level: Level) -> tuple[lis
     delta = level.on_hand - record.level.on_hand
     if delta == 0:
         return record.history, record.history_since
-    history = sorted([*record.history, (_ms(movement.occurred_at), delta)])
-    dropped = history[:-HISTORY_LIMIT]
-    since = max(record.history_since, dropped[-1][0]) if dropped else record.history_since
-    return history[-HISTORY_LIMIT:], since
+    history = [*record.history, (_ms(movement.occurred_at), delta)]
+    if len(history) > 1 and history[-1] < history[-2]:
+        history.sort()
+    dropped = len(history) - HISTORY_LIMIT
+    if dropped <= 0:
+        return history, record.history_since
+    return history[dropped:], max(record.history_since, history[dropped - 1][0])
 
 
 def _moved(record: StockRecord, movement: Movement) -> dict[str, Moved]:
@@ -353,7 +358,7 @@ def _assert_invariants(before: StockRecord, after: StockRecord) -> None:
 
 
 def _outcome(
-    before: StockRecord, after: StockRecord, movement: Movement, result: Result, reason: str
+    before: StockRecord, after: StockRecord, movement: Movement, result: Result, reason: str, origin: str
 ) -> Outcome:
     short_before, short_after = min(before.level.available, 0), min(after.level.available, 0)
     opened = after.opened_at is not None  # before its first count nobody knows what a key has
@@ -365,6 +370,7 @@ def _outcome(
         after=after.level,
         reason=reason,
         oversold=max(short_before - short_after, 0) if opened else 0,
+        origin=origin,
     )
 
 

@@ -22,6 +22,7 @@ from app.errors import Bug, LaneLost, Misconfigured, Stale
 from app.exactly_once import metrics
 from app.exactly_once.assignor import Assignor
 from app.exactly_once.lane import Decide, Lane
+from app.exactly_once.positions import Position
 from app.exactly_once.progress import Audit, Watchdog
 from app.exactly_once.recovery import Restorer, TableManager
 from app.exactly_once.standby import Standbys
@@ -48,6 +49,10 @@ LETTERS_TOLD_S = 10.0
 """A million bad records are a million dead letters, and a line in the log every so often."""
 LETTER_ERROR = 500
 """Characters of an error in the log; the dead letter has more."""
+SAME_FAILURES = 10
+"""A lane that fails so often without getting on will not get on by itself."""
+RECORD_BYTES, RECORD_OVERHEAD = 1 << 20, 16 << 10
+"""Kafka's default for ``max.message.bytes``, and what key, headers and the batch may take of it."""
 END_LIMIT_S, END_STATUS = 20.0, 71
 """A worker that ends because of an error is gone after so long, by force with this status."""
 POLL_RECORDS = 5_000
@@ -68,7 +73,8 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
     """A service: its source topics, tables and lanes.
 
     ``kafka_options`` are the connection arguments of every aiokafka client; ``partitions`` is the
-    number of lanes: all source topics and changelogs of the service have that many partitions.
+    number of lanes: all source topics and changelogs of the service have that many partitions;
+    ``record_limits`` are the ``max.message.bytes`` of topics with another than Kafka's default.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         session_timeout_s: float = 10.0,
         standby_replicas: int = 0,
         instance_id: str | None = None,
+        record_limits: Mapping[str, int] | None = None,
     ) -> None:
         self.service = service
         self.kafka_options = dict(kafka_options)
@@ -106,6 +113,8 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self._watchdog: asyncio.Task[None] | None = None
         self._last_progress = 0.0
         self._audit = Audit(self)
+        self._record_limits = dict(record_limits or {})
+        self._failures: dict[int, tuple[Position, int]] = {}  # by partition: where, and how often
         self._ending: asyncio.Task[None] | None = None
         self._open_lanes: set[int] = set()
         self._standbys = Standbys(self, ())
@@ -225,6 +234,10 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         """The routing function of a source topic."""
         return self._routes[topic]
 
+    def record_limit(self, topic: str) -> int:
+        """Bytes that a value in a topic may have; a record's own bytes come on top."""
+        return self._record_limits.get(topic, RECORD_BYTES) - RECORD_OVERHEAD
+
     def full_lanes(self) -> set[int]:
         """Partitions for which nothing should be fetched now."""
         return {partition for partition, lane in self.lanes.items() if lane.full}
@@ -319,8 +332,17 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
     def lane_failed(self, lane: Lane, error: Exception) -> None:
         """A lane gave up: ask the group who we are (a zombie must not fence the rightful owner)."""
         log.warning("a lane failed", lane=lane.partition, error=f"{type(error).__name__}: {error}")
+        where, times = self._failures.get(lane.partition, (lane.position, 0))
+        times = times + 1 if where == lane.position else 1
+        self._failures[lane.partition] = lane.position, times
         if isinstance(error, Bug | Misconfigured):
             self.end(error)
+        elif times >= SAME_FAILURES:
+            self.end(
+                Stale(
+                    f"lane {self.service}-{lane.partition} failed {times} times at {lane.position}: {error}"
+                )
+            )
         else:
             self._rejoin(error)
 

@@ -38,7 +38,7 @@ WRITE_BUFFER_BYTES = 8 << 20
 ALL_WRITE_BUFFERS_BYTES = 32 << 20
 BLOCK_CACHE_BYTES = 32 << 20
 """Shared by all databases of the process, so that memory does not grow with the number of lanes."""
-RECENT_BYTES = 64 << 20
+RECENT_BYTES = 32 << 20
 """What the remembered decoded values of all lanes and tables of a process may take, about."""
 VALUE_BYTES, BYTES_A_BYTE = 200, 4
 """What a decoded value takes: its key and its place, and several times its JSON."""

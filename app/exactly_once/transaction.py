@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from app.errors import Stale
+from app.errors import Bug, Rejected, Stale
 from app.exactly_once.partitioner import partition_of
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class SourceRecord(Protocol):
 Outgoing = tuple[str, int, bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
 """A record to be sent: topic, partition, key, value, headers. A plain tuple: one is made for each event."""
 
+SMALL_RECORD = 500_000
+"""Bytes that every topic takes."""
 _MISSING: Any = object()
 
 
@@ -81,11 +83,18 @@ class Transaction:
         headers: Sequence[tuple[str, bytes]] = (),
         route: bytes | None = None,
     ) -> None:
-        """Stage a record; its partition is that of ``route``, or of the key."""
+        """Stage a record; its partition is that of ``route``, or of the key.
+
+        Raises:
+            Rejected: when it is larger than its topic takes; the whole transaction would fail with it.
+        """
         partition = partition_of(key if route is None else route, self.lane.partitions)
         self.out.append((topic, partition, key, value, headers))
         if value is not None:
-            self.size += len(value)
+            size = len(value)
+            self.size += size
+            if size > SMALL_RECORD and size > self.lane.app.record_limit(topic):
+                raise Rejected(f"{topic}: a record of {size} bytes would be made, its topic takes less")
 
     def derive(self) -> None:
         """Stage what follows from the changed values of each table, once for each key."""
@@ -93,7 +102,14 @@ class Transaction:
             if table.derive is not None:
                 before = self._before[table]
                 for key, after in values.items():
-                    table.derive(self, key, before[key], after)
+                    self._derive(table, key, before[key], after)
+
+    def _derive(self, table: Table[Any], key: bytes, before: Any, after: Any) -> None:
+        assert table.derive is not None, "asked before"
+        try:
+            table.derive(self, key, before, after)
+        except Exception as error:  # it would come again with every try
+            raise Bug(f"table {table.name}: deriving from {key!r} failed: {error!r}") from error
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` once the transaction is committed, never otherwise."""

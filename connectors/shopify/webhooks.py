@@ -36,6 +36,8 @@ BODY_LIMIT_BYTES = 8 << 20
 HEAD_BYTES = 64 << 10
 """What is kept of a body over the limit, to find the order's id: it comes first in Shopify's bodies."""
 
+EVENT_ID_CHARACTERS = 255
+
 ORDERS, LEVELS, CATALOG = "shopify.orders", "shopify.levels", "shopify.catalog"
 
 _SNAPSHOTS = frozenset(
@@ -145,7 +147,7 @@ def read_headers(headers: Mapping[str, str]) -> Delivery:
         topic=topic,
         signature=_header(headers, "X-Shopify-Hmac-Sha256"),
         webhook_id=_header(headers, "X-Shopify-Webhook-Id"),
-        event_id=headers.get("X-Shopify-Event-Id", "") or str(uuid4()),
+        event_id=headers.get("X-Shopify-Event-Id", "")[:EVENT_ID_CHARACTERS] or str(uuid4()),
         api_version=headers.get("X-Shopify-API-Version", ""),
         triggered_at=_instant(headers.get("X-Shopify-Triggered-At")),
     )

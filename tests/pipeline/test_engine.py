@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from support.kafka_io import create_topics, read_all, wait_until
 from support.workers import Worker
 
 from app.exactly_once.partitioner import partition_of
+from app.exactly_once.recovery import TOMBSTONES_KEPT_S
 from app.exactly_once.store import OFFSET_KEY, VERSION_KEY
 from benchmarks.load import fill
 
@@ -138,6 +141,16 @@ def test_a_poison_record_is_dead_lettered_with_its_origin_and_changes_nothing(be
     assert bench.total() == 1
 
 
+def test_a_record_whose_outcome_would_be_too_large_is_dead_lettered(bench: Bench) -> None:
+    large = json.dumps({"id": "x" * 1_033_000, "delta": 1}).encode()
+    bench.send([("a", event(1), None), ("a", large, None), ("a", event(2), None)])
+    bench.worker()
+    assert bench.wait_outcomes(2) == {"e1": 1, "e2": 1}
+    [letter] = bench.records(f"dead-letters.{bench.service}")
+    assert "its topic takes less" in json.loads(letter.value)["error"]
+    assert bench.total() == 2
+
+
 def test_a_misrouted_record_is_forwarded_to_the_partition_of_its_key(bench: Bench) -> None:
     wrong = (partition_of(b"a", PARTITIONS) + 1) % PARTITIONS
     bench.send([("a", event(1), None), ("a", event(2), wrong)])
@@ -175,6 +188,25 @@ def test_a_restarted_worker_goes_on_where_it_stopped_and_restores_an_empty_store
         if before[p].get(key) != after[p].get(key)
     }
     assert changed == {b"k0"}
+
+
+def test_a_store_older_than_the_tombstones_is_restored_from_nothing(bench: Bench) -> None:
+    first = bench.worker()
+    bench.send([(f"k{n}", event(n), None) for n in range(400)])
+    bench.wait_outcomes(400)
+    assert first.stop() == 0
+    second = bench.worker()
+    bench.send([(f"k{n}", event(400 + n), None) for n in range(400)])
+    bench.wait_outcomes(800)
+    assert second.stop() == 0
+    long_ago = time.time() - 2 * TOMBSTONES_KEPT_S
+    for file in first.data_dir.rglob("*"):
+        os.utime(file, (long_ago, long_ago))
+    first.start()
+    bench.send([("k0", event(800), None)])
+    assert set(bench.wait_outcomes(801).values()) == {1}
+    assert first.log.read_text().count("may have forgotten deletions") == PARTITIONS
+    assert bench.total() == 801
 
 
 def test_state_without_a_position_refuses_to_start_and_names_the_command(bench: Bench) -> None:

@@ -8,14 +8,16 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.bad_starts import BAD_STARTS
+from support.kafka_io import wait_until
 
 from app import topics
-from app.dev.chaos import fill_disk, small_disks
+from app.dev.trouble import fill_disk, small_disks
 from app.local_kafka import LocalKafka, free_port
 from app.settings import Settings
 
@@ -77,6 +79,31 @@ def test_sasl_and_missing_topics(secured: str, tmp_path: Path) -> None:
     assert_refused("topics with another partition count", run(*stock, **here, SKUSTREAM_PARTITIONS="3"))
     level = topics.TopicSpec(name="stock.levels", key="", kept=topics.Kept.WEEK)
     assert "cleanup.policy" in str(asyncio.run(_mismatch(here, level)))
+
+
+def test_a_worker_runs_with_the_right_password(secured: str, tmp_path: Path) -> None:
+    port = str(free_port())
+    here = {"KAFKA_BOOTSTRAP_SERVERS": secured, "SKUSTREAM_DATA_DIR": str(tmp_path), **GOOD}
+    assert run("topics", "apply", **here).returncode == 0
+    with (tmp_path / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "app", "run", "stock"],
+            env={**os.environ, **here, "SKUSTREAM_STOCK_PORT": port}, cwd=ROOT, stdout=log, stderr=log,
+        )  # fmt: skip
+
+    def ready() -> bool:
+        assert worker.poll() is None, (tmp_path / "log").read_text()[-2000:]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    try:
+        wait_until(ready, 60, "the worker's lanes are open")
+    finally:
+        worker.terminate()
+        worker.wait(30)
 
 
 async def _mismatch(environment: dict[str, str], wrong: topics.TopicSpec) -> list[topics.Difference]:

@@ -187,6 +187,8 @@ def _of_movements(unique: str) -> list[Row]:
         row("empty SKU", "ValidationError", sku=""),
         row("location with a space", "ValidationError", location="a b"),
         row("unknown kind", "ValidationError", kind="teleported"),
+        row("correlation id of a thousand characters", "ValidationError", correlation_id="x" * 1_000),
+        row("reason of half a mebibyte", "ValidationError", reason="x" * (512 << 10)),
         row("time without an offset", "ValidationError", occurred_at="2026-11-02T09:15:03"),
         row("occurred in 1970", APPLIED, occurred_at="1970-01-01T00:00:00Z"),
         row("occurred in 2100", APPLIED, occurred_at="2100-01-01T00:00:00Z"),
@@ -220,6 +222,10 @@ def _of_the_others(unique: str) -> list[Row]:
         Row(
             "stock.listings", "percentage of 101", "ValidationError", key,
             encoded(_listings(listing), listings=[{**_listing(), "percentage": 101}]),
+        ),
+        Row(
+            "stock.listings", "more listings than a key can have (1 001)", "ValidationError", key,
+            encoded(_listings(listing), listings=[_listing()] * 1_001),
         ),
         Row("shopify.orders", "null value", "Rejected", f"{SHOP}/{_order_id(order)}", None),
         Row(
