@@ -55,7 +55,7 @@ RECORD_BYTES, RECORD_OVERHEAD = 1 << 20, 16 << 10
 """Kafka's default for ``max.message.bytes``, and what key, headers and the batch may take of it."""
 END_LIMIT_S, END_STATUS = 20.0, 71
 """A worker that ends because of an error is gone after so long, by force with this status."""
-POLL_RECORDS = 5_000
+POLL_RECORDS = 2_000
 FETCH_BYTES = 8 << 20
 
 

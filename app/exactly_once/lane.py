@@ -37,12 +37,17 @@ PRODUCER_REQUEST_BYTES = 9 << 20
 """Webhook records may have 8 MiB."""
 CHUNK_RECORDS = 1_000
 """Records decided at a stretch: the loop serves the other lanes' sockets in between."""
-WAITING_RECORDS = 5_000
-WAITING_BYTES = 16 << 20
+WAITING_RECORDS = 4_000
+WAITING_BYTES = 32 << 20
 """With this much waiting a lane is full: the consumer fetches no more for it until there is room."""
 TRANSACTION_RECORDS = 40_000
-TRANSACTION_BYTES = 4 << 20
+TRANSACTION_BYTES = 6 << 20
 TRANSACTION_DECIDE_S = 1.0
+"""What bounds a transaction under backlog; without one it takes what is there and never waits to fill.
+
+The bytes, waiting and in transactions (in and out), are for all lanes of a process together: what they decode
+to takes several times as much, and each lane has two transactions in hand.
+"""
 BACKLOG_RECORDS = 5_000
 """With more than this left in a partition its lane has a backlog."""
 BACKLOG_HOLD_S = 0.5
@@ -51,7 +56,6 @@ PACE, PACE_LIMIT_S = 8.0, 0.08
 """A commit begins no sooner than so many times the last one's duration after that began: a transaction costs
 the same at any size, and a broker that gets slow gets fewer. What comes alone never waits.
 """
-"""What bounds a transaction under backlog; without one it takes what is there and never waits to fill."""
 STOP_LIMIT_S = 3.0
 """How long a stop waits for the open transaction before it is abandoned to be fenced."""
 
@@ -87,8 +91,9 @@ class _Skip(NamedTuple):
 class _Decided:
     """A transaction that takes what is decided while the one before it commits."""
 
-    def __init__(self, transaction: Transaction, offsets: dict[str, int]) -> None:
+    def __init__(self, transaction: Transaction, offsets: dict[str, int], limit_bytes: int) -> None:
         self.transaction = transaction
+        self._limit_bytes = limit_bytes
         self.offsets = offsets
         self.answers: list[tuple[asyncio.Future[Any], Any]] = []
         self.started = time.perf_counter()
@@ -106,7 +111,7 @@ class _Decided:
         """Whether it should take no more."""
         return (
             self.records >= TRANSACTION_RECORDS
-            or self.size + self.transaction.size >= TRANSACTION_BYTES
+            or self.size + self.transaction.size >= self._limit_bytes
             or time.perf_counter() - self.started >= TRANSACTION_DECIDE_S
         )
 
@@ -134,6 +139,7 @@ class Lane:
         self._waiting_bytes = 0
         self._decided: _Decided | None = None
         self._committing: _Decided | None = None
+        self._siblings = 1  # lanes of this process
         self._paced_until = 0.0  # perf_counter seconds
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -142,7 +148,8 @@ class Lane:
     @property
     def full(self) -> bool:
         """Whether the consumer should fetch nothing more for this lane yet."""
-        return self._waiting_records >= WAITING_RECORDS or self._waiting_bytes >= WAITING_BYTES
+        limit_bytes = WAITING_BYTES // self._siblings
+        return self._waiting_records >= WAITING_RECORDS or self._waiting_bytes >= limit_bytes
 
     @property
     def idle(self) -> bool:
@@ -168,7 +175,8 @@ class Lane:
     async def open_stores(self) -> None:
         """Open the stores of every table, for the restore."""
         tables = self.app.state_tables
-        share = RECENT_BYTES // max(1, len(self.app.lanes) * len(tables))
+        self._siblings = max(1, len(self.app.lanes))
+        share = RECENT_BYTES // max(1, self._siblings * len(tables))
         for table in tables:
             self.stores[table] = await self.app.open_store(table, self.partition)
             self.recent[table] = RecentValues(share)
@@ -332,7 +340,7 @@ class Lane:
         transaction = Transaction(
             self, 0, position.stream_time_ms, under=below.transaction if below is not None else None
         )
-        return _Decided(transaction, dict(position.offsets))
+        return _Decided(transaction, dict(position.offsets), TRANSACTION_BYTES // self._siblings)
 
     def _do_work(self, transaction: Transaction, job: _Work) -> Any:
         try:

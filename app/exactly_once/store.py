@@ -196,7 +196,11 @@ def _shared() -> tuple[rocksdict.WriteBufferManager, rocksdict.Cache]:
 
 
 def _options() -> rocksdict.Options:
-    """For point reads and batch writes: bloom filters, and bounded memory over all databases."""
+    """For point reads and batch writes: bloom filters, and bounded memory over all databases.
+
+    Indexes and filters stay out of the cache, about five bytes a key: in it, the data of a few million keys
+    pushes them out, and every look-up reads megabytes to find a block.
+    """
     write_buffers, block_cache = _shared()
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
@@ -205,7 +209,7 @@ def _options() -> rocksdict.Options:
     options.set_max_open_files(64)
     blocks = rocksdict.BlockBasedOptions()
     blocks.set_block_cache(block_cache)
-    blocks.set_cache_index_and_filter_blocks(True)
+    blocks.set_cache_index_and_filter_blocks(False)
     blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, block_based=False)
     options.set_block_based_table_factory(blocks)
     return options

@@ -155,7 +155,7 @@ async def test_after_all_of_it_the_services_still_work(fates: Fates, stack: Stac
     print(f"{len(TABLE)} rows of bad records tried")
 
 
-def test_the_documentation_shows_the_whole_table() -> None:
+async def test_the_documentation_shows_the_whole_table() -> None:
     text = (ROOT / "docs" / "bad-input.md").read_text()
     missing = sorted({row.line for row in TABLE} - set(text.splitlines()))
     assert not missing, "\n".join(missing)
