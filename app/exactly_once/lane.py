@@ -178,7 +178,11 @@ class Lane:
         self._siblings = max(1, len(self.app.lanes))
         share = RECENT_BYTES // max(1, self._siblings * len(tables))
         for table in tables:
-            self.stores[table] = await self.app.open_store(table, self.partition)
+            store = await self.app.open_store(table, self.partition)
+            if self._stopping:  # a rebalance took the lane while a locked store was waited for
+                store.close()
+                raise LaneLost(f"lane {self.service}-{self.partition} is closed")
+            self.stores[table] = store
             self.recent[table] = RecentValues(share)
 
     def begin(self, position: Position) -> None:

@@ -60,13 +60,29 @@ class Audit:
     async def run(self) -> None:
         """Audit until cancelled; a broker that is away is somebody else's to tell."""
         while True:
-            await asyncio.sleep(AUDIT_S)
             try:
-                await self._round()
+                await self._rounds()
             except (KafkaError, TimeoutError, OSError) as error:
                 log.debug("no audit of the lanes", error=repr(error))
+                await asyncio.sleep(AUDIT_S)
 
-    async def _round(self) -> None:
+    async def _rounds(self) -> None:
+        consumer = AIOKafkaConsumer(
+            **self._app.kafka_options,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        await consumer.start()
+        try:
+            while True:
+                await asyncio.sleep(AUDIT_S)
+                async with asyncio.timeout(LOOK_LIMIT_S):
+                    await self._round(consumer)
+        finally:
+            await consumer.stop()
+
+    async def _round(self, consumer: AIOKafkaConsumer) -> None:
         positions = {
             tp: (lane, offset)
             for lane in self._app.lanes.values()
@@ -77,15 +93,16 @@ class Audit:
         self._seen = {tp: offset for tp, (_, offset) in positions.items()}
         if not still:
             return
-        async with asyncio.timeout(LOOK_LIMIT_S), self._reader() as consumer:
-            ends = await consumer.end_offsets(still)
-            behind = {tp: end for tp, end in ends.items() if end > positions[tp][1]}
-            for tp, end in behind.items():
-                lane, offset = positions[tp]
-                if await _holds_records(consumer, tp, offset, end):
-                    self._note_stuck(lane, tp, offset)
-                else:
-                    lane.skip(tp.topic, offset, end)
+        ends = await consumer.end_offsets(still)
+        behind = {tp: end for tp, end in ends.items() if end > positions[tp][1]}
+        for tp, end in behind.items():
+            lane, offset = positions[tp]
+            if await _holds_records(consumer, tp, offset, end):
+                self._note_stuck(lane, tp, offset)
+            else:
+                lane.skip(tp.topic, offset, end)
+        if behind:
+            consumer.unsubscribe()
         self._stuck = {key: rounds for key, rounds in self._stuck.items() if self._seen.get(key[0]) == key[1]}
 
     def _note_stuck(self, lane: Lane, tp: TopicPartition, offset: int) -> None:
@@ -99,28 +116,6 @@ class Audit:
             self._app.end(error)
         self._reopened.add(key)
         lane.give_up(error)
-
-    def _reader(self) -> _Reader:
-        return _Reader(self._app)
-
-
-class _Reader:
-    """A consumer without a group, for one round."""
-
-    def __init__(self, app: App) -> None:
-        self._consumer = AIOKafkaConsumer(
-            **app.kafka_options,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )
-
-    async def __aenter__(self) -> AIOKafkaConsumer:
-        await self._consumer.start()
-        return self._consumer
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
 
 
 async def _holds_records(consumer: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int) -> bool:
