@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import faust
 import prometheus_client
 import structlog
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from app.errors import Bug, LaneLost, Misconfigured, Stale
@@ -216,6 +217,16 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         lane = self.lanes.get(batch.partition)
         if lane is not None:
             lane.offer(batch, decide)
+
+    def reader(self, **options: Any) -> AIOKafkaConsumer:
+        """A ``read_committed`` consumer without a group, not started yet."""
+        return AIOKafkaConsumer(
+            **self.kafka_options,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            **options,
+        )
 
     # -- what the transport asks -------------------------------------------------------------
 

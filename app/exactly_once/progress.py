@@ -67,12 +67,7 @@ class Audit:
                 await asyncio.sleep(AUDIT_S)
 
     async def _rounds(self) -> None:
-        consumer = AIOKafkaConsumer(
-            **self._app.kafka_options,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )
+        consumer = self._app.reader()
         await consumer.start()
         try:
             while True:

@@ -55,14 +55,7 @@ class Restorer:
         self._ends: dict[TopicPartition, int] = {}
 
     async def __aenter__(self) -> Restorer:
-        self._consumer = AIOKafkaConsumer(
-            **self._app.kafka_options,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=4 << 20,
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-        )
+        self._consumer = self._app.reader(max_partition_fetch_bytes=4 << 20, fetch_max_wait_ms=FETCH_WAIT_MS)
         await self._consumer.start()
         # Assigned once and paused: each change of assignment would wait for a metadata update.
         self._consumer.assign(self._all)
@@ -93,11 +86,7 @@ class Restorer:
             stateful = any(self._ends[tp] > 0 for tp in stores if tp.partition == lane.partition)
             lane.position = self._position(lane, found.get(lane.partition), stateful)
 
-    async def _fill(
-        self,
-        stores: Mapping[TopicPartition, PartitionStore],
-        ranges: Mapping[TopicPartition, tuple[int, int]],
-    ) -> None:
+    async def _fill(self, stores: Mapping[TopicPartition, PartitionStore], ranges: Ranges) -> None:
         service = self._app.service
         tables = {table.changelog: table for table in self._app.state_tables}
         counters = {name: metrics.RESTORED.labels(service, table.name) for name, table in tables.items()}
@@ -221,7 +210,7 @@ class Recovery(FaustRecovery):  # type: ignore[misc]  # faust ships no types
                 log.info("bringing the lanes up was overtaken by a rebalance", error=str(error))
             except SkustreamError as error:
                 log.error("the lanes cannot be brought up", error=str(error))
-                await self.app.crash(error)
+                self.app.end(error)
 
 
 class TableManager(FaustTableManager):  # type: ignore[misc]  # faust ships no types

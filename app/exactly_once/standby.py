@@ -73,12 +73,7 @@ class Standbys:
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _follow(self) -> None:
-        consumer = AIOKafkaConsumer(
-            **self._app.kafka_options,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )
+        consumer = self._app.reader()
         await consumer.start()
         try:
             consumer.assign(list(self._stores))

@@ -88,13 +88,13 @@ class Transaction:
         Raises:
             Rejected: when it is larger than its topic takes; the whole transaction would fail with it.
         """
-        partition = partition_of(key if route is None else route, self.lane.partitions)
-        self.out.append((topic, partition, key, value, headers))
         if value is not None:
             size = len(value)
-            self.size += size
             if size > SMALL_RECORD and size > self.lane.app.record_limit(topic):
                 raise Rejected(f"{topic}: a record of {size} bytes would be made, its topic takes less")
+            self.size += size
+        partition = partition_of(key if route is None else route, self.lane.partitions)
+        self.out.append((topic, partition, key, value, headers))
 
     def derive(self) -> None:
         """Stage what follows from the changed values of each table, once for each key."""
