@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import msgspec
 import psutil
@@ -23,8 +20,8 @@ from app.records import Cause, Level, Listing, Movement, MovementKind, StockReco
 from app.settings import Settings, load_settings
 from benchmarks.engine import Course, systems
 from benchmarks.load import PARTITIONS, Record, fill
-from benchmarks.measure import Run, count, drain
-from benchmarks.processes import Command, running
+from benchmarks.measure import Bar, Progress, Run, count, drain
+from benchmarks.processes import Command, broker_at, running
 
 DRAIN_LIMIT_S = 420.0
 KEYS = 40_000
@@ -34,20 +31,6 @@ SHOPS = ("north.myshopify.com", "south.myshopify.com")
 KINDS = (MovementKind.SOLD, MovementKind.SOLD, MovementKind.COMMITTED, MovementKind.RECEIVED)
 MARK = "SKU-00000000"
 """A SKU in a template, replaced by each key's own of the same length."""
-
-Progress = Callable[[int], None]
-Bar = Callable[[str, int], Progress]
-
-
-@asynccontextmanager
-async def broker_at(directory: Path) -> Any:
-    """A started broker, stopped in any case."""
-    broker = LocalKafka(directory, rebalance_delay_ms=0)
-    await asyncio.to_thread(broker.start)
-    try:
-        yield broker
-    finally:
-        await asyncio.to_thread(broker.stop)
 
 
 async def measure(directory: Path, events: int, keys: int, bar: Bar) -> dict[str, float]:

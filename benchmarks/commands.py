@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -18,6 +19,8 @@ from benchmarks import failover as failover_bench
 from benchmarks import latency as latency_bench
 from benchmarks import receiver as receiver_bench
 from benchmarks import restore as restore_bench
+
+Facts = dict[str, float]
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 keep = click.option(
@@ -39,9 +42,9 @@ def bench() -> None:
 @as_json
 def engine(events: int, only: tuple[str, ...], directory: Path | None, as_json: bool) -> None:
     """The toy work by this engine (two processes, one), Kafka Streams, plain Faust and a bare loop."""
-    with _Place(directory) as place, _Bars() as bars:
-        facts = asyncio.run(engine_bench.measure(place, events, only, bars.say, bars.bar))
-    _show(facts, as_json)
+    _measured(
+        directory, as_json, lambda place, bars: engine_bench.measure(place, events, only, bars.say, bars.bar)
+    )
 
 
 @bench.command("adjuster")
@@ -51,9 +54,7 @@ def engine(events: int, only: tuple[str, ...], directory: Path | None, as_json: 
 @as_json
 def adjuster(events: int, keys: int, directory: Path | None, as_json: bool) -> None:
     """The stock service with its real rules, ids, ledger and targets, beside the engine's toy work."""
-    with _Place(directory) as place, _Bars() as bars:
-        facts = asyncio.run(adjuster_bench.measure(place, events, keys, bars.bar))
-    _show(facts, as_json)
+    _measured(directory, as_json, lambda place, bars: adjuster_bench.measure(place, events, keys, bars.bar))
 
 
 @bench.command("growth")
@@ -70,9 +71,7 @@ def adjuster(events: int, keys: int, directory: Path | None, as_json: bool) -> N
 @as_json
 def growth(events: int, keys: tuple[int, ...], directory: Path | None, as_json: bool) -> None:
     """The stock service's speed and memory by the number of keys it holds."""
-    with _Place(directory) as place, _Bars() as bars:
-        facts = asyncio.run(adjuster_bench.grow(place, events, keys, bars.bar))
-    _show(facts, as_json)
+    _measured(directory, as_json, lambda place, bars: adjuster_bench.grow(place, events, keys, bars.bar))
 
 
 @bench.command("restore")
@@ -81,9 +80,7 @@ def growth(events: int, keys: tuple[int, ...], directory: Path | None, as_json: 
 @as_json
 def restore(records: int, directory: Path | None, as_json: bool) -> None:
     """Fill an empty store from its changelog: the engine's toy, then the stock service with half as many."""
-    with _Place(directory) as place, _Bars() as bars:
-        facts = asyncio.run(restore_bench.measure(place, records, bars.bar))
-    _show(facts, as_json)
+    _measured(directory, as_json, lambda place, bars: restore_bench.measure(place, records, bars.bar))
 
 
 @bench.command("receiver")
@@ -92,9 +89,7 @@ def restore(records: int, directory: Path | None, as_json: bool) -> None:
 @as_json
 def receiver(requests: int, directory: Path | None, as_json: bool) -> None:
     """Signed webhooks, each acknowledged by Kafka, beside an aiohttp handler that only answers."""
-    with _Place(directory) as place, _Bars() as bars:
-        facts = asyncio.run(receiver_bench.measure(place, requests, bars.bar))
-    _show(facts, as_json)
+    _measured(directory, as_json, lambda place, bars: receiver_bench.measure(place, requests, bars.bar))
 
 
 @bench.command("latency")
@@ -104,9 +99,7 @@ def receiver(requests: int, directory: Path | None, as_json: bool) -> None:
 @as_json
 def latency(rate: int, seconds: float, directory: Path | None, as_json: bool) -> None:
     """From the receiver's 200 to the ledger and to the other shop's stock, at a steady rate of orders."""
-    with _Place(directory) as place, _Bars() as bars:
-        facts = asyncio.run(latency_bench.measure(place, rate, seconds, bars.bar))
-    _show(facts, as_json)
+    _measured(directory, as_json, lambda place, bars: latency_bench.measure(place, rate, seconds, bars.bar))
 
 
 @bench.command("failover")
@@ -115,8 +108,15 @@ def latency(rate: int, seconds: float, directory: Path | None, as_json: bool) ->
 @as_json
 def failover(records: int, directory: Path | None, as_json: bool) -> None:
     """How long the keys of a killed or stopped worker stand still, with and without a standby."""
+    _measured(directory, as_json, lambda place, bars: failover_bench.measure(place, records, bars.bar))
+
+
+def _measured(
+    directory: Path | None, as_json: bool, measure: Callable[[Path, _Bars], Coroutine[Any, Any, Facts]]
+) -> None:
+    """Run a measurement in its directory, with its bars, and print its facts."""
     with _Place(directory) as place, _Bars() as bars:
-        facts = asyncio.run(failover_bench.measure(place, records, bars.bar))
+        facts = asyncio.run(measure(place, bars))
     _show(facts, as_json)
 
 
@@ -162,7 +162,7 @@ class _Bars:
         return lambda steps: self._progress.advance(task, steps)
 
 
-def _show(facts: dict[str, float], as_json: bool) -> None:
+def _show(facts: Facts, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(facts))
         return

@@ -19,8 +19,8 @@ from app.errors import Misconfigured, Retry
 from app.exactly_once.partitioner import partition_of
 from app.local_kafka import LocalKafka, free_port
 from benchmarks.load import PARTITIONS, create_topics, fill, paced, toy_event, toy_events
-from benchmarks.measure import Run, count, drain, percentile, reader
-from benchmarks.processes import Command, running
+from benchmarks.measure import Bar, Progress, Run, count, drain, percentile, reader, until
+from benchmarks.processes import Command, broker_at, running
 
 DRAIN_LIMIT_S = 240.0
 SAMPLE_S = 60.0
@@ -32,7 +32,6 @@ TUNED = {"COMMIT_MS": "1000", "CACHE_BYTES": str(64 << 20), "BATCH_BYTES": str(2
 EVENTS = "bench.events"
 
 Say = Callable[[str], None]
-Progress = Callable[[int], None]
 
 
 class System(NamedTuple):
@@ -209,32 +208,20 @@ async def _latency(producer: AIOKafkaProducer, topic: str, consumer: AIOKafkaCon
     try:
         for number in range(PARTITIONS * 25):
             send(number, "w")
-        await _until(lambda: len(arrived) >= len(sent), "the first outcomes", receiving)
+        await until(lambda: len(arrived) >= len(sent), PACED_LIMIT_S, "the first outcomes", receiving)
         await paced(PACED_RATE, PACED_S, send)
-        await _until(lambda: len(arrived) >= len(sent), "all outcomes", receiving)
+        await until(lambda: len(arrived) >= len(sent), PACED_LIMIT_S, "all outcomes", receiving)
     finally:
         receiving.cancel()
     return [(arrived[name] - at) * 1000 for name, at in sent.items() if name.startswith("p")]
 
 
-async def _until(condition: Callable[[], bool], what: str, receiving: asyncio.Task[None]) -> None:
-    end = time.perf_counter() + PACED_LIMIT_S
-    while not condition():
-        if receiving.done():
-            receiving.result()
-        if time.perf_counter() > end:
-            raise Retry(f"not within {PACED_LIMIT_S:.0f} s: {what}")
-        await asyncio.sleep(0.05)
-
-
 async def measure(
-    directory: Path, events: int, only: tuple[str, ...], say: Say, bar: Callable[[str, int], Progress]
+    directory: Path, events: int, only: tuple[str, ...], say: Say, bar: Bar
 ) -> dict[str, float]:
     """Run every system (or ``only`` some) and return the facts."""
     facts: dict[str, float] = {}
-    broker = LocalKafka(directory / "kafka", rebalance_delay_ms=3_000)
-    await asyncio.to_thread(broker.start)
-    try:
+    async with broker_at(directory / "kafka", rebalance_delay_ms=3_000) as broker:
         course = Course(directory, broker)
         await course.load(events, bar("loading", events))
         for system in systems():
@@ -246,8 +233,6 @@ async def measure(
             facts.update({f"{system.name}_{name}": value for name, value in run._asdict().items()})
             facts[f"{system.name}_p50_ms"] = round(percentile(latencies, 0.5), 1)
             facts[f"{system.name}_p99_ms"] = round(percentile(latencies, 0.99), 1)
-    finally:
-        await asyncio.to_thread(broker.stop)
     _ratios(facts)
     return facts
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +15,16 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from app.errors import Retry
 from app.exactly_once.partitioner import partition_of
 from app.local_kafka import LocalKafka
-from benchmarks.adjuster import broker_at, positions
+from benchmarks.adjuster import positions
 from benchmarks.load import PARTITIONS, create_topics, fill, paced, toy_event
-from benchmarks.measure import reader
-from benchmarks.processes import Command, running
+from benchmarks.measure import Bar, reader
+from benchmarks.processes import Command, broker_at, running
 from benchmarks.restore import states, toy_worker
 
 RATE = 400
 READY_LIMIT_S, BACK_LIMIT_S = 60.0, 60.0
 STEADY_S = 3.0
 POLL_S = 0.1
-
-Bar = Callable[[str, int], Callable[[int], None]]
 
 
 class Case(NamedTuple):

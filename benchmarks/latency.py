@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from app.settings import load_settings
 from app.shops import load_shops
 from benchmarks.http_load import connect
 from benchmarks.load import paced
-from benchmarks.measure import percentile, reader
+from benchmarks.measure import Bar, cpu_s, percentile, reader, until
 from benchmarks.webhooks import order_created
 
 SKUS, OPENING = 200, 1_000_000
@@ -33,8 +33,6 @@ WARM_S = 20.0
 COST_BUCKET = {"bucket_capacity": 20_000.0, "restore_rate": 1_000.0}
 """A Shopify Plus shop's: 1 000 points a second (shopify.dev, API limits)."""
 
-Bar = Callable[[str, int], Callable[[int], None]]
-
 
 class Seen:
     """When what was seen, in monotonic seconds."""
@@ -42,6 +40,10 @@ class Seen:
     def __init__(self) -> None:
         self.answered: dict[int, float] = {}  # by order
         self.in_ledger: dict[int, tuple[float, str, int]] = {}  # by order: when, stock key, version
+
+    def all_in_ledger(self) -> bool:
+        """Whether every answered order has its ledger record."""
+        return len(self.in_ledger) >= len(self.answered)
 
 
 async def measure(directory: Path, rate: int, seconds: float, bar: Bar) -> dict[str, float]:
@@ -74,12 +76,12 @@ async def _run(
     try:
         await _send(stack, shop, keys, seen, rate, WARM_S, 1, bar)
         warm = len(seen.answered)
-        await _wait(lambda: len(seen.in_ledger) >= len(seen.answered), "every order in the ledger", reading)
+        await until(seen.all_in_ledger, ARRIVE_LIMIT_S, "every order in the ledger", reading)
         before = _cpu(stack)
         began = time.monotonic()
         await _send(stack, shop, keys, seen, rate, seconds, 1 + warm, bar)
         took = time.monotonic() - began
-        await _wait(lambda: len(seen.in_ledger) >= len(seen.answered), "every order in the ledger", reading)
+        await until(seen.all_in_ledger, ARRIVE_LIMIT_S, "every order in the ledger", reading)
         after = _cpu(stack)
     finally:
         reading.cancel()
@@ -94,8 +96,8 @@ async def _run(
         "other_shop_ms_p50": round(percentile(to_shop, 0.5), 1),
         "other_shop_ms_p99": round(percentile(to_shop, 0.99), 1),
     }
-    for name, cpu_s in after.items():
-        facts[f"{name}_cpu_percent"] = round((cpu_s - before[name]) / took * 100, 1)
+    for name, used_s in after.items():
+        facts[f"{name}_cpu_percent"] = round((used_s - before[name]) / took * 100, 1)
     return facts
 
 
@@ -190,21 +192,11 @@ async def _listed(admin: SimulatorAdmin, keys: list[Key]) -> None:
         await asyncio.sleep(POLL_S)
 
 
-async def _wait(condition: Callable[[], bool], what: str, beside: asyncio.Task[None]) -> None:
-    end = time.monotonic() + ARRIVE_LIMIT_S
-    while not condition():
-        if beside.done():
-            beside.result()
-        if time.monotonic() > end:
-            raise Retry(f"not within {ARRIVE_LIMIT_S:.0f} s: {what}")
-        await asyncio.sleep(POLL_S)
-
-
 def _cpu(stack: Stack) -> dict[str, float]:
     """CPU seconds of every process of the stack so far, by name."""
     found: dict[str, float] = defaultdict(float)
     for name, pid in _pids(stack):
-        found[name] += sum(psutil.Process(pid).cpu_times()[:2])
+        found[name] += cpu_s(psutil.Process(pid))
     return found
 
 

@@ -15,7 +15,12 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, NotCoordinatorFor
 from app.errors import Retry
 from benchmarks.load import PARTITIONS
 
+Progress = Callable[[int], None]
+"""Is told by how many steps something has got on."""
+Bar = Callable[[str, int], Progress]
+"""Makes a progress bar of a name and a total."""
 POLL_S = 0.2
+UNTIL_POLL_S = 0.05
 WARM = 0.05
 """The share of the events after which a rate begins: what comes before is starting up."""
 SETTLED = 0.25
@@ -62,7 +67,7 @@ async def drain(
     processes: Iterable[psutil.Process],
     broker: psutil.Process,
     limit_s: float,
-    progress: Callable[[int], None],
+    progress: Progress,
 ) -> Run:
     """Watch a system until it has committed ``total`` events, or for ``limit_s``.
 
@@ -91,9 +96,9 @@ def _sample(done: int, watched: Sequence[psutil.Process], broker: psutil.Process
     ended = [process.pid for process in watched if process.status() == psutil.STATUS_ZOMBIE]
     if ended:
         raise Retry(f"a measured process ended (pid {ended[0]}); see its log in the directory")
-    cpu = sum(sum(process.cpu_times()[:2]) for process in watched)
+    cpu = sum(cpu_s(process) for process in watched)
     rss = sum(process.memory_info().rss for process in watched) / 1e6
-    return Sample(time.perf_counter(), done, cpu, sum(broker.cpu_times()[:2]), rss)
+    return Sample(time.perf_counter(), done, cpu, cpu_s(broker), rss)
 
 
 def _run(samples: Sequence[Sample], total: int) -> Run:
@@ -142,6 +147,26 @@ async def count(bootstrap: str, topic: str) -> int:
         return found
     finally:
         await consumer.stop()
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """The CPU seconds of a process so far, user and system."""
+    return sum(process.cpu_times()[:2])
+
+
+async def until(condition: Callable[[], bool], limit_s: float, what: str, beside: asyncio.Task[None]) -> None:
+    """Wait for a condition that a task brings about.
+
+    Raises:
+        Retry: when it does not come in time; and whatever ended the task.
+    """
+    end = time.perf_counter() + limit_s
+    while not condition():
+        if beside.done():
+            beside.result()
+        if time.perf_counter() > end:
+            raise Retry(f"not within {limit_s:.0f} s: {what}")
+        await asyncio.sleep(UNTIL_POLL_S)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+from app.local_kafka import LocalKafka
 
 STOP_LIMIT_S = 30.0
 
@@ -20,6 +23,17 @@ class Command(NamedTuple):
     arguments: list[str]
     environment: Mapping[str, str]
     directory: Path
+
+
+@asynccontextmanager
+async def broker_at(directory: Path, rebalance_delay_ms: int = 0) -> AsyncIterator[LocalKafka]:
+    """A started broker, stopped in any case."""
+    broker = LocalKafka(directory, rebalance_delay_ms=rebalance_delay_ms)
+    await asyncio.to_thread(broker.start)
+    try:
+        yield broker
+    finally:
+        await asyncio.to_thread(broker.stop)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,18 +14,15 @@ from app.errors import Retry
 from app.local_kafka import free_port
 from app.settings import load_settings
 from app.shops import load_shops
-from benchmarks.adjuster import broker_at
 from benchmarks.http_load import ask_all, connect
 from benchmarks.load import PARTITIONS
-from benchmarks.measure import count, percentile
-from benchmarks.processes import Command, running
+from benchmarks.measure import Bar, count, cpu_s, percentile
+from benchmarks.processes import Command, broker_at, running
 from benchmarks.webhooks import order_created
 
 CONNECTIONS = 64
 WARM_REQUESTS = 1_000
 SKUS = 100
-
-Bar = Callable[[str, int], Callable[[int], None]]
 
 
 async def measure(directory: Path, requests: int, bar: Bar) -> dict[str, float]:
@@ -77,11 +73,11 @@ async def _asked(name: str, command: Command, port: int, made: list[bytes], bar:
             pass
         connection.transport.close()
         await ask_all(port, iter(made[1:WARM_REQUESTS]), CONNECTIONS, lambda _: None)
-        before, own_before = _cpu_s(processes[0]), _cpu_s(psutil.Process())
+        before, own_before = cpu_s(processes[0]), cpu_s(psutil.Process())
         began = time.perf_counter()
         seconds = await ask_all(port, iter(made[WARM_REQUESTS:]), CONNECTIONS, bar(name, len(made)))
         took = time.perf_counter() - began
-        cpu, own = _cpu_s(processes[0]) - before, _cpu_s(psutil.Process()) - own_before
+        cpu, own = cpu_s(processes[0]) - before, cpu_s(psutil.Process()) - own_before
     milliseconds = [one * 1000 for one in seconds]
     return {
         f"{name}_requests_per_s": round(len(seconds) / took),
@@ -90,7 +86,3 @@ async def _asked(name: str, command: Command, port: int, made: list[bytes], bar:
         f"{name}_cpu_ms_per_request": round(cpu / len(seconds) * 1000, 3),
         f"{name}_load_cpu_ms_per_request": round(own / len(seconds) * 1000, 3),
     }
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    return sum(process.cpu_times()[:2])

@@ -6,7 +6,7 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -17,16 +17,15 @@ from app.errors import Retry
 from app.exactly_once.partitioner import partition_of
 from app.local_kafka import free_port
 from app.settings import load_settings
-from benchmarks.adjuster import broker_at, fill_stock, positions, stock_worker
+from benchmarks.adjuster import fill_stock, positions, stock_worker
 from benchmarks.load import PARTITIONS, Record, create_topics, fill
-from benchmarks.processes import Command, running
+from benchmarks.measure import Bar, Progress, cpu_s
+from benchmarks.processes import Command, broker_at, running
 
 KEYS = 1_000_000
 LIMIT_S = 120.0
 POLL_S = 0.1
 _SAMPLE = re.compile(r"^(skustream_\w+)(?:\{[^}]*\})? (\S+)$", re.M)
-
-Bar = Callable[[str, int], Callable[[int], None]]
 
 
 async def measure(directory: Path, records: int, bar: Bar) -> dict[str, float]:
@@ -55,12 +54,12 @@ async def measure(directory: Path, records: int, bar: Bar) -> dict[str, float]:
 
 
 async def _restored(
-    command: Command, port_variable: str, records: int, progress: Callable[[int], None]
+    command: Command, port_variable: str, records: int, progress: Progress
 ) -> dict[str, float]:
     url = f"http://127.0.0.1:{command.environment[port_variable]}"
     with running([command]) as processes:
         values = await _opened(url, processes[0], progress)
-        cpu_s = sum(processes[0].cpu_times()[:2])
+        used_s = cpu_s(processes[0])
         rss = processes[0].memory_info().rss / 1e6
     restored, seconds = values["skustream_restored_records_total"], values["skustream_restore_seconds"]
     if restored != records:
@@ -69,12 +68,12 @@ async def _restored(
         "restored_records": restored,
         "restore_seconds": round(seconds, 2),
         "restore_records_per_s": round(restored / seconds),
-        "restore_cpu_s_per_million": round(cpu_s / restored * 1e6, 2),  # with the start of the process
+        "restore_cpu_s_per_million": round(used_s / restored * 1e6, 2),  # with the start of the process
         "rss_mb": round(rss, 1),
     }
 
 
-async def _opened(url: str, process: psutil.Process, progress: Callable[[int], None]) -> dict[str, float]:
+async def _opened(url: str, process: psutil.Process, progress: Progress) -> dict[str, float]:
     """The worker's metrics once its lanes are open."""
     end = time.perf_counter() + LIMIT_S
     shown = 0.0
