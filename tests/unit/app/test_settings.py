@@ -68,6 +68,9 @@ def test_the_example_names_every_setting_with_its_default() -> None:
         assert text.lower() == shown.lower(), name
 
 
+GOOD = "access_token: t, webhook_secret: s, default_location_id: 5"
+
+
 def shops_file(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "shops.yaml"
     path.write_text(text)
@@ -88,6 +91,21 @@ def test_secrets_come_from_variables_and_files(tmp_path: Path, monkeypatch: pyte
     assert "example-token" not in repr(shop)
 
 
+def test_an_app_has_an_id_and_a_secret_that_also_signs_webhooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APP_SECRET", "example-secret\n")
+    text = (
+        "shops: {a.b: {client_id: example-id, client_secret_env: APP_SECRET, default_location_id: 5, "
+        "locations: {5: main, 6: store}, hand_edits: import, shadow_locations: [6]}}"
+    )
+    shop = load_shops(shops_file(tmp_path, text))["a.b"]
+    assert (shop.client_id, shop.client_secret, shop.access_token) == ("example-id", "example-secret", "")
+    assert shop.webhook_secrets == ("example-secret",)
+    assert (shop.locations, shop.hand_edits) == ({5: "main", 6: "store"}, "import")
+    assert (shop.shadow, shop.shadow_locations) == (False, {6})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -98,6 +116,17 @@ def test_secrets_come_from_variables_and_files(tmp_path: Path, monkeypatch: pyte
         ("shops: {a.b: {access_token: t, webhook_secret: s}}", "default_location_id"),
         ("shops: {a.b: }", "shop a.b: expected a mapping"),
         ("shops: {a.b: {acess_token: t}}", "shop a.b: unknown field acess_token"),
+        ("shops: {a.b: {access_token: t, client_id: i}}", "both access_token and client_id"),
+        ("shops: {a.b: {client_id: i}}", "needs client_secret, client_secret_env"),
+        ("shops: {a.b: {access_token: '', webhook_secret: s}}", "access_token is empty"),
+        ("shops: {a.b: {access_token: t, webhook_secrets: []}}", "webhook_secrets is empty"),
+        ("shops: {a/b: {access_token: t, webhook_secret: s}}", "'a/b' is not a domain"),
+        (f"shops: {{a.b: {{{GOOD}, hand_edits: ignore}}}}", "hand_edits"),
+        (f"shops: {{a.b: {{{GOOD}, locations: {{5: 'my place'}}}}}}", "locations"),
+        (f"shops: {{a.b: {{{GOOD}, locations: {{main: 5}}}}}}", "locations"),
+        (f"shops: {{a.b: {{{GOOD}, shadow: maybe}}}}", "shadow"),
+        (f"shops: {{a.b: {{{GOOD}, shadow_locations: [x]}}}}", "shadow_locations"),
+        (f"shops: {{a.b: {{{GOOD}}}, A.B: {{{GOOD}}}}}", "shop a.b is there twice"),
     ],
 )
 def test_a_bad_shops_file_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -112,8 +141,9 @@ def test_a_missing_shops_file_names_the_setting(tmp_path: Path) -> None:
 
 def test_the_examples_of_the_shops_file_can_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert len(load_shops(ROOT / "ops" / "docker" / "shops.yaml")) == 2
-    monkeypatch.setenv("EXAMPLE_SHOP_TOKEN", "example-token")
+    for name in ("EXAMPLE_CLIENT_ID", "EXAMPLE_CLIENT_SECRET", "SECOND_SHOP_TOKEN"):
+        monkeypatch.setenv(name, "example-value")
     (tmp_path / "secret").write_text("example-secret")
     text = (ROOT / "shops.example.yaml").read_text()
-    path = shops_file(tmp_path, text.replace("/run/secrets/example-shop-webhook", str(tmp_path / "secret")))
-    assert list(load_shops(path)) == ["example.myshopify.com"]
+    path = shops_file(tmp_path, text.replace("/run/secrets/second-shop-webhook", str(tmp_path / "secret")))
+    assert list(load_shops(path)) == ["example.myshopify.com", "second.myshopify.com"]
