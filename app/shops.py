@@ -1,4 +1,4 @@
-"""The shops file: which shops there are, where their API is, where their secrets are, and what may be done there."""
+"""The shops file: which shops there are, how to reach them, and what may be done there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HandEdits = Literal["import", "overrule", "report"]
 ShopifyId = Annotated[int, Meta(gt=0)]
 
 DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
-"""A shop's domain is the first part of Kafka keys that are split at ``/``, so it is nothing but a host name."""
+"""A shop's domain begins Kafka keys that are split at ``/``, so it is nothing but a host name."""
 DOMAIN_CHARACTERS = 253
 """The longest host name (RFC 1035)."""
 SECRETS = ("access_token", "client_id", "client_secret", "webhook_secret")
@@ -38,8 +38,8 @@ FIELDS = frozenset(
 class Shop(Struct, frozen=True, kw_only=True):
     """One shop. Secrets are never part of its text.
 
-    It has an access token that does not expire, or the id and secret of an app of the shop's own organisation,
-    for which tokens of 24 hours are requested (client-credentials grant).
+    It has an access token that does not expire, or the id and secret of an app of the shop's own
+    organisation, for which tokens of 24 hours are requested (client-credentials grant).
     """
 
     domain: str  # "example.myshopify.com"
