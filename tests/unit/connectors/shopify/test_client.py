@@ -8,14 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from graphql import validate
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
 from app.errors import OutcomeUnknown
 from app.records import Order
-from connectors.shopify import client, documents
+from connectors.shopify import client
 from connectors.shopify.client import Budget, CallRefused, ShopClient, ShopUnavailable, Throttled
-from connectors.shopify.simulator.graphql import load_schema
 
 pytestmark = pytest.mark.asyncio
 
@@ -45,12 +43,6 @@ def adjustment(key: str, *changes: tuple[int, int], **more: Any) -> bytes:
     ]
     body = {"key": key, "input": {"name": "available", "reason": "correction", "changes": rows, **more}}
     return json.dumps(body).encode()
-
-
-async def test_the_documents_are_valid() -> None:
-    schema = load_schema()
-    for name in ("ADJUST", "LEVELS", "ORDER", "FULFILLMENT_LINES", "REFUND_LINES"):
-        assert validate(schema, getattr(documents, name).document) == [], name
 
 
 async def test_an_adjustment_is_applied_once_under_its_key(shop: Simulated, caller: ShopClient) -> None:
