@@ -282,6 +282,49 @@ class Push(Record, frozen=True, kw_only=True):
     correlation_id: str = ""
 
 
+class DriftClass(StrEnum):
+    """Why a shop has something else than we believe or want; the evidence is in ``tables.drift``."""
+
+    PUSH_IN_FLIGHT = "push_in_flight"  # our own write is not acknowledged yet, or waits
+    ORDER_IN_FLIGHT = "order_in_flight"  # orders hold other units than those we have heard of
+    UNMAPPED = "unmapped"  # listing and level do not go together: one is missing, or the shop refuses it
+    INACTIVE = "inactive"  # the shop does not sell from this level, whatever it holds
+    LATE_WEBHOOK = "late_webhook"  # the shop moved units so recently that it may tell us yet
+    MERCHANT_EDIT = "merchant_edit"  # somebody else than us and orders changed the level
+    UNEXPLAINED = "unexplained"  # none of these: our books are wrong
+    NONE = "none"  # the difference is gone
+
+
+class Drift(Record, frozen=True, kw_only=True):
+    """A difference between a listing and its shop (topic ``shopify.drift``), in units."""
+
+    shop: str
+    item: int
+    location_id: int
+    kind: DriftClass = msgspec.field(name="class")
+    found_at: Instant
+    since: Instant  # when this difference was first found
+    by: str  # who found it: "sweep", "sample" or "writer"
+    sku: str = ""
+    location: str = ""
+    wanted: int | None = None  # what it should show; None: no listing of ours
+    believed: int | None = None  # what we think it shows; None: not read yet, or no listing
+    actual: int | None = None  # its available; None: the shop has no such level
+    units_off: int = 0  # actual available + committed, less what we believe of it
+    committed_off: int = 0  # actual committed, less what we believe of it
+    detail: str = ""
+
+    @property
+    def key(self) -> str:
+        """The listing's key ``{shop}/{item}/{location_id}``."""
+        return listing_key(self.shop, self.item, self.location_id)
+
+    @property
+    def age_s(self) -> float:
+        """For how long the difference has been there, in seconds."""
+        return (self.found_at - self.since).total_seconds()
+
+
 # --- webhooks ------------------------------------------------------------------------------
 
 
@@ -463,6 +506,7 @@ SCHEMAS: dict[type[Record], str] = {
     Alert: "alert/1",
     Target: "target/1",
     Push: "push/1",
+    Drift: "drift/1",
     Envelope: "webhook/1",
     DeadLetter: "dead-letter/1",
 }

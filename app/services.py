@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import agents.orders
+import agents.reconcile
 import agents.shopify
 import agents.stock
 from app import receiver, topics
@@ -47,7 +48,19 @@ def shopify(settings: Settings) -> App:
     return app
 
 
-WORKERS: dict[str, Callable[[Settings], App]] = {"orders": orders, "stock": stock, "shopify": shopify}
+def reconcile(settings: Settings) -> App:
+    """Compares listings with their shops, and does what shops need every so often."""
+    app = _app("reconcile", settings, settings.reconcile_port)
+    agents.reconcile.register(app, ShopClients(load_shops(settings.shops_file)))
+    return app
+
+
+WORKERS: dict[str, Callable[[Settings], App]] = {
+    "orders": orders,
+    "stock": stock,
+    "shopify": shopify,
+    "reconcile": reconcile,
+}
 """The services that are Faust workers, by name."""
 
 MIN_FREE_BYTES = 64 << 20

@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     orders_port: int = Field(8081, ge=1, le=65535)
     stock_port: int = Field(8082, ge=1, le=65535)
     shopify_port: int = Field(8083, ge=1, le=65535)
+    reconcile_port: int = Field(8084, ge=1, le=65535)
     simulator_port: int = Field(8090, ge=1, le=65535)
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     log_json: bool = False

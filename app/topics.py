@@ -80,6 +80,7 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name="stock.alerts", key=_STOCK, kept=Kept.RETENTION),
     TopicSpec(name="shopify.targets", key=_LISTING, kept=Kept.COMPACTED),
     TopicSpec(name="shopify.pushes", key=_LISTING, kept=Kept.RETENTION),
+    TopicSpec(name="shopify.drift", key=_LISTING, kept=Kept.RETENTION),
     TopicSpec(name="skustream.stock.seen", key="digest of the movement id", kept=Kept.COMPACTED),
     TopicSpec(
         name="skustream.orders.orders",
@@ -91,9 +92,10 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name="skustream.orders.reads", key="{shop}/{order_id}", kept=Kept.COMPACTED),
     TopicSpec(name="skustream.shopify.pushes", key=_LISTING, kept=Kept.COMPACTED),
     TopicSpec(name="skustream.shopify.intents", key="{shop}/{intent}", kept=Kept.COMPACTED),
+    TopicSpec(name="skustream.reconcile.drift", key=_LISTING, kept=Kept.COMPACTED),
     *(
         TopicSpec(name=f"skustream.{service}.positions", key="lane", kept=Kept.COMPACTED)
-        for service in ("orders", "stock", "shopify")
+        for service in ("orders", "stock", "shopify", "reconcile")
     ),
     *(
         TopicSpec(
@@ -102,7 +104,7 @@ TOPICS: tuple[TopicSpec, ...] = (
             kept=Kept.DEAD_LETTERS,
             max_message_bytes=2 * WEBHOOK_BYTES,
         )
-        for service in ("receiver", "orders", "stock", "shopify")
+        for service in ("receiver", "orders", "stock", "shopify", "reconcile")
     ),
 )
 
