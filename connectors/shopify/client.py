@@ -23,6 +23,7 @@ from app.errors import OutcomeUnknown, Rejected, Retry
 from app.records import Fulfillment, FulfillmentLine, Order, OrderLine, Refund, RefundLine
 from app.shops import Shop
 from connectors.shopify import documents
+from connectors.shopify.auth import TokenRefused, Tokens
 
 CALL_LIMIT_S = 30.0
 """A call of 250 entries takes Shopify seconds; an answer after this is treated as lost."""
@@ -30,7 +31,8 @@ PAGE = 100
 LEVELS_A_READ = 100
 """Items of one read: its cost stays far below the 1000 points of a single query."""
 UNKNOWN = frozenset({"INTERNAL_SERVER_ERROR", "TIMEOUT"})
-UNAVAILABLE = frozenset({"ACCESS_DENIED", "SHOP_INACTIVE", "UNAUTHENTICATED"})
+UNAVAILABLE = {"UNAUTHENTICATED": 401, "SHOP_INACTIVE": 402, "ACCESS_DENIED": 403}
+"""GraphQL codes, and the HTTP status that means the same."""
 UNAVAILABLE_STATUS = frozenset({401, 402, 403, 404, 423})
 
 log = structlog.get_logger(__name__)
@@ -45,7 +47,14 @@ class Throttled(Retry):
 
 
 class ShopUnavailable(Retry):
-    """The shop does not let us in: token, scope, plan or domain. Nothing was executed."""
+    """The shop does not let us in: token, scope, plan or domain. Nothing was executed.
+
+    ``status`` is the HTTP status, or the one that a GraphQL error code stands for; 0 when there was no call.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class CallRefused(Rejected):
@@ -74,6 +83,16 @@ class Budget:
         self._restore = 0.0  # points a second; 0: nothing known yet
         self._at = monotonic()
 
+    @property
+    def capacity(self) -> float:
+        """The bucket's size, in points; 0 while nothing is known."""
+        return self._capacity
+
+    @property
+    def restore_rate(self) -> float:
+        """How fast the bucket fills, in points a second; 0 while nothing is known."""
+        return self._restore
+
     def learn(self, status: Mapping[str, float]) -> None:
         """Take the ``throttleStatus`` of an answer."""
         self._available = float(status["currentlyAvailable"])
@@ -100,6 +119,8 @@ class ShopClient:
     def __init__(self, shop: Shop, *, limit_s: float = CALL_LIMIT_S) -> None:
         self.shop = shop
         self.budget = Budget()
+        self.answer_headers: Mapping[str, str] = {}  # of the last answer with status 200
+        self._tokens = Tokens(shop)
         self._limit_s = limit_s
         self._opening = asyncio.Lock()
         self._transport: AIOHTTPTransport | None = None
@@ -118,7 +139,7 @@ class ShopClient:
             OutcomeUnknown: it may have been executed; send the same bytes again.
             Throttled, ShopUnavailable, CallRefused: it was not executed, or the key will tell.
         """
-        data = await self._call(documents.ADJUST, Raw(variables))
+        data = await self.call(documents.ADJUST, Raw(variables))
         answer = data["inventoryAdjustQuantities"]
         if answer is None:
             raise OutcomeUnknown(f"{self.shop.domain}: no payload and no error")
@@ -134,7 +155,7 @@ class ShopClient:
                 "items": [f"gid://shopify/InventoryItem/{item}" for item in part],
                 "location": f"gid://shopify/Location/{location_id}",
             }
-            data = await self._call(documents.LEVELS, variables)
+            data = await self.call(documents.LEVELS, variables)
             found.update(zip(part, map(_units, data["nodes"]), strict=True))
         return found
 
@@ -144,7 +165,7 @@ class ShopClient:
         lines: list[Any] = []
         after = None
         while True:
-            data = await self._call(documents.ORDER, {"id": gid, "first": PAGE, "after": after})
+            data = await self.call(documents.ORDER, {"id": gid, "first": PAGE, "after": after})
             if data["order"] is None:
                 return None
             page = data["order"]["lineItems"]
@@ -167,7 +188,7 @@ class ShopClient:
         lines: list[Any] = []
         after = None
         while True:
-            data = await self._call(document, {"id": gid, "first": PAGE, "after": after})
+            data = await self.call(document, {"id": gid, "first": PAGE, "after": after})
             if data["node"] is None:
                 return lines
             page = data["node"]["lines"]
@@ -176,11 +197,33 @@ class ShopClient:
                 return lines
             after = page["pageInfo"]["endCursor"]
 
-    async def _call(self, document: GraphQLRequest, variables: Any) -> Mapping[str, Any]:
+    async def call(self, document: GraphQLRequest, variables: Any) -> Mapping[str, Any]:
+        """The ``data`` of a document's answer. A token that the shop refuses is renewed once.
+
+        Raises:
+            OutcomeUnknown: it may have been executed; send the same again.
+            Throttled, ShopUnavailable, CallRefused: it was not executed, or the key will tell.
+        """
+        try:
+            token = await self._tokens.current()
+            try:
+                return await self._send(document, variables, token)
+            except ShopUnavailable as error:
+                other = await self._tokens.after_refusal(token) if error.status == 401 else None
+                if other is None:
+                    raise
+            return await self._send(document, variables, other)
+        except TokenRefused as error:
+            raise ShopUnavailable(str(error), error.status) from None
+
+    async def _send(self, document: GraphQLRequest, variables: Any, token: str) -> Mapping[str, Any]:
         transport = await self._open()
+        request = GraphQLRequest(document, variable_values=variables)
         try:
             async with asyncio.timeout(self._limit_s):
-                result = await transport.execute(GraphQLRequest(document, variable_values=variables))
+                result = await transport.execute(
+                    request, extra_args={"headers": {"X-Shopify-Access-Token": token}}
+                )
         except TimeoutError:
             raise OutcomeUnknown(f"{self.shop.domain}: no answer within {self._limit_s:g} s") from None
         except TransportError as error:
@@ -201,7 +244,6 @@ class ShopClient:
                 url = f"{self.shop.api_url}/admin/api/{documents.API_VERSION}/graphql.json"
                 transport = AIOHTTPTransport(
                     url,
-                    headers={"X-Shopify-Access-Token": self.shop.access_token},
                     json_serialize=_serialize,
                     client_session_args={"raise_for_status": _raise_for_status},
                 )
@@ -210,8 +252,8 @@ class ShopClient:
             return self._transport
 
     def _check_version(self, transport: AIOHTTPTransport) -> None:
-        headers: Mapping[str, str] = transport.response_headers or {}
-        served = headers.get("X-Shopify-API-Version", "")
+        self.answer_headers = transport.response_headers or {}
+        served = self.answer_headers.get("X-Shopify-API-Version", "")
         if served not in ("", documents.API_VERSION, self._told_version):
             self._told_version = served
             log.error(
@@ -268,7 +310,7 @@ def _transport_fault(domain: str, error: TransportError) -> Exception:
     if cause.status == 429:
         return Throttled(_seconds(cause.retry_after))
     if cause.status in UNAVAILABLE_STATUS:
-        return ShopUnavailable(f"{domain}: {cause}")
+        return ShopUnavailable(f"{domain}: {cause}", cause.status)
     if cause.status < 500:
         return CallRefused(f"{domain}: {cause}")
     return OutcomeUnknown(f"{domain}: {cause}")
@@ -291,8 +333,9 @@ def _graphql_fault(domain: str, result: ExecutionResult, cost: Mapping[str, Any]
         return Throttled(_bucket_wait_s(cost))
     if codes & UNKNOWN:
         return OutcomeUnknown(f"{domain}: {message}")
-    if codes & UNAVAILABLE:
-        return ShopUnavailable(f"{domain}: {message}")
+    for code, status in UNAVAILABLE.items():
+        if code in codes:
+            return ShopUnavailable(f"{domain}: {code}: {message}", status)
     return CallRefused(f"{domain}: {', '.join(sorted(codes))}: {message}")
 
 

@@ -87,10 +87,12 @@ async def test_a_call_that_is_wrong_as_a_whole_is_refused(caller: ShopClient) ->
 
 
 async def test_a_wrong_token_and_a_wrong_domain_make_the_shop_unavailable(shop: Simulated) -> None:
-    for changed in ({"access_token": "wrong"}, {"api_url": shop.shop.api_url + "x"}):
+    broken = ({"access_token": "wrong"}, 401), ({"api_url": shop.shop.api_url + "x"}, 404)
+    for changed, status in broken:
         other = ShopClient(msgspec.structs.replace(shop.shop, **changed))
-        with pytest.raises(ShopUnavailable):
+        with pytest.raises(ShopUnavailable) as told:
             await other.levels(MAIN, [TEE])
+        assert told.value.status == status
         await other.close()
 
 
