@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -149,6 +149,8 @@ class Listing(Record, frozen=True, kw_only=True):
     buffer: Annotated[int, Meta(ge=0)] = 0  # units kept back from this channel
     maximum: Annotated[int, Meta(ge=0)] | None = None  # never list more than this
     percentage: Annotated[int, Meta(ge=0, le=100)] = 100  # of what is available
+    threshold: Annotated[int, Meta(ge=0)] = 0  # with so many available units or fewer, nothing is listed
+    off: bool = False  # the channel is never written
 
     @property
     def key(self) -> str:
@@ -169,7 +171,8 @@ class Moved(Record, frozen=True, kw_only=True):
     """Running totals, in units, of what one listing's own shop did itself."""
 
     committed: int = 0  # units that the listing's open orders hold now
-    physical_total: int = 0  # -fulfilled -written off +restocked, since ever
+    physical_total: int = 0  # -fulfilled -written off +restocked +imported, since ever
+    imported_total: int = 0  # units of hand edits in the shop that were taken as adjustments, since ever
 
 
 class StockRecord(Record, frozen=True, kw_only=True):
@@ -247,6 +250,8 @@ class Target(Record, frozen=True, kw_only=True):
     committed: int  # running total: see Moved
     physical_total: int  # running total: see Moved
     version: int  # of the stock record; a lower one than known is old
+    imported_total: int = 0  # running total: see Moved
+    off: bool = False  # never written: see Listing
     updated_at: Instant | None = None
     correlation_id: str = ""
 
@@ -263,6 +268,9 @@ class PushResult(StrEnum):
     REFUSED = "refused"  # a definitive user error named this entry
     SPLIT = "split"  # another entry of the call was refused; this one goes again under a new key
     EXPIRED = "expired"  # the intent was too old to resend; the listing is read again
+    NOT_EXECUTED = "not_executed"  # the shop took nothing of the call; it goes again under a new key
+    STALE = "stale"  # a correction whose reading is not true any more; nothing was written
+    SHADOW = "shadow"  # the shop or location is in shadow mode: this would have been sent
 
 
 class Push(Record, frozen=True, kw_only=True):
@@ -323,6 +331,41 @@ class Drift(Record, frozen=True, kw_only=True):
     def age_s(self) -> float:
         """For how long the difference has been there, in seconds."""
         return (self.found_at - self.since).total_seconds()
+
+
+class Correction(Record, frozen=True, kw_only=True):
+    """What to do about a listing that shows something unexplained (topic ``shopify.corrections``).
+
+    It is carried out by the writer, in the listing's own order of events, and only while what it was
+    decided from still holds.
+    """
+
+    shop: Name
+    item: int
+    location_id: int
+    id: Annotated[Name, Meta(min_length=1)]  # deterministic; at most one write is made of it
+    action: Literal["reread", "set"]  # drop the belief and read again; or write an absolute value
+    available: Quantity = 0  # `set`: the value read twice, and compared by the shop
+    units: int = 0  # `set`: available + committed of the same reading
+    physical_total: int = 0  # of the belief when it was read
+    target_version: int = 0  # of the belief when it was read
+    hops: Annotated[int, Meta(ge=0)] = 0  # corrections of this listing that led to this one
+    expires_at: Instant
+    reason: Annotated[str, Meta(max_length=2_000)] = ""
+    correlation_id: Name = ""
+
+    @property
+    def key(self) -> str:
+        """The listing's key ``{shop}/{item}/{location_id}``."""
+        return listing_key(self.shop, self.item, self.location_id)
+
+
+class Control(Record, frozen=True, kw_only=True):
+    """What an operator asks the writer to do with a shop (topic ``shopify.controls``)."""
+
+    shop: Name
+    action: Literal["resume"]  # write again to a shop that was paused
+    requested_at: Instant
 
 
 # --- webhooks ------------------------------------------------------------------------------
@@ -507,6 +550,8 @@ SCHEMAS: dict[type[Record], str] = {
     Target: "target/1",
     Push: "push/1",
     Drift: "drift/1",
+    Correction: "correction/1",
+    Control: "control/1",
     Envelope: "webhook/1",
     DeadLetter: "dead-letter/1",
 }

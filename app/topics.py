@@ -81,6 +81,8 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name="shopify.targets", key=_LISTING, kept=Kept.COMPACTED),
     TopicSpec(name="shopify.pushes", key=_LISTING, kept=Kept.RETENTION),
     TopicSpec(name="shopify.drift", key=_LISTING, kept=Kept.RETENTION),
+    TopicSpec(name="shopify.corrections", key=_LISTING, kept=Kept.WEEK),
+    TopicSpec(name="shopify.controls", key="{shop}", kept=Kept.WEEK),
     TopicSpec(name="skustream.stock.seen", key="digest of the movement id", kept=Kept.COMPACTED),
     TopicSpec(
         name="skustream.orders.orders",
@@ -93,6 +95,7 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name="skustream.shopify.pushes", key=_LISTING, kept=Kept.COMPACTED),
     TopicSpec(name="skustream.shopify.intents", key="{shop}/{intent}", kept=Kept.COMPACTED),
     TopicSpec(name="skustream.reconcile.drift", key=_LISTING, kept=Kept.COMPACTED),
+    TopicSpec(name="skustream.shopify.paused", key="{shop}", kept=Kept.COMPACTED),
     *(
         TopicSpec(name=f"skustream.{service}.positions", key="lane", kept=Kept.COMPACTED)
         for service in ("orders", "stock", "shopify", "reconcile")

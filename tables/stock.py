@@ -136,8 +136,12 @@ def set_listings(
 
 
 def channel_target(available: int, listing: Listing) -> int:
-    """What a channel shows: its percentage of what is available, less its buffer, at most its maximum."""
-    wanted = max(available, 0) * listing.percentage // 100 - listing.buffer
+    """What a channel shows: its percentage of what is available, less its buffer, at most its maximum;
+    nothing at or below its threshold.
+    """
+    if available <= listing.threshold:
+        return 0
+    wanted = available * listing.percentage // 100 - listing.buffer
     if listing.maximum is not None:
         wanted = min(wanted, listing.maximum)
     return max(wanted, 0)
@@ -279,7 +283,12 @@ _MOVES_COMMITTED = {
     MovementKind.WRITTEN_OFF: -1,
     MovementKind.SHIPPED: -1,
 }
-_MOVES_UNITS = {MovementKind.SHIPPED: -1, MovementKind.WRITTEN_OFF: -1, MovementKind.RETURNED: 1}
+_MOVES_UNITS = {
+    MovementKind.SHIPPED: -1,
+    MovementKind.WRITTEN_OFF: -1,
+    MovementKind.RETURNED: 1,
+    MovementKind.ADJUSTED: 1,
+}
 
 
 # --- the new record --------------------------------------------------------------------------
@@ -323,19 +332,22 @@ def _moved(record: StockRecord, movement: Movement) -> dict[str, Moved]:
     """The totals of the listing whose shop moved the units itself.
 
     They move also when another source is believed about the stock. Physical effects from before the opening
-    do not: the shop is read for the first time after it, and that read includes them.
+    do not: the shop is read for the first time after it, and that read includes them. A hand edit that is
+    imported was found by comparing with that read, so it always moves.
     """
     listing = movement.cause.listing
     committed = _MOVES_COMMITTED.get(movement.kind, 0)
     physical = _MOVES_UNITS.get(movement.kind, 0)
     if not listing or not (committed or physical):
         return record.moved
-    if record.opened_at is not None and movement.occurred_at <= record.opened_at:
+    imported = movement.quantity if movement.kind is MovementKind.ADJUSTED else 0
+    if not imported and record.opened_at is not None and movement.occurred_at <= record.opened_at:
         physical = 0
     known = record.moved.get(listing, Moved())
     moved = Moved(
         committed=known.committed + committed * movement.quantity,
         physical_total=known.physical_total + physical * movement.quantity,
+        imported_total=known.imported_total + imported,
     )
     return {**record.moved, listing: moved}
 
@@ -424,6 +436,8 @@ def _target(key: str, record: StockRecord, listing: Listing) -> Target:
         committed=moved.committed,
         physical_total=moved.physical_total,
         version=record.version,
+        imported_total=moved.imported_total,
+        off=listing.off,
         updated_at=record.updated_at,
         correlation_id=record.correlation_id,
     )

@@ -207,11 +207,31 @@ def test_new_listings_of_an_opened_key_get_a_target() -> None:
         (10, {"maximum": 4}, 4),
         (10, {"percentage": 25}, 2),
         (-3, {}, 0),
+        (3, {"threshold": 3}, 0),
+        (4, {"threshold": 3}, 4),
+        (4, {"threshold": 3, "buffer": 1, "maximum": 2}, 2),
+        (9, {"percentage": 50, "buffer": 1}, 3),
     ],
 )
 def test_a_channel_shows_what_its_rule_says(available: int, rule: dict[str, int], wanted: int) -> None:
     listing = Listing(shop="a", item=1, variant=1, location_id=1, **rule)  # type: ignore[arg-type]  # table
     assert stock.channel_target(available, listing) == wanted
+
+
+def test_a_changed_rule_publishes_the_listing_again() -> None:
+    record = opened(10)
+    listing = Listing(shop=SHOP, item=1, variant=2, location_id=3, off=True, threshold=10)
+    changed = stock.set_listings(record, Listings(sku="TEE", location="main", listings=[listing]), now=NOW)
+    [target] = stock.targets("TEE@main", record, changed)
+    assert (target.wanted, target.off, target.version) == (0, True, 1)
+
+
+def test_an_imported_hand_edit_moves_the_totals_of_its_listing_whenever_it_happened() -> None:
+    cause = Cause(listing=LISTING.key)
+    edit = movement(MovementKind.ADJUSTED, -2, cause=cause, occurred_at=OPENED - timedelta(days=1))
+    moved = apply(opened(10), edit).record.moved
+    assert moved[LISTING.key] == Moved(physical_total=-2, imported_total=-2)
+    assert not apply(opened(10), movement(MovementKind.ADJUSTED, -2)).record.moved
 
 
 @st.composite
