@@ -78,3 +78,24 @@ query RefundLines($id: ID!, $first: Int!, $after: String) {
   }
 }
 """)
+
+BULK_START = gql("""
+mutation BulkStart($query: String!) {
+  bulkOperationRunQuery(query: $query, groupObjects: false) {
+    bulkOperation { id status }
+    userErrors { code field message }
+  }
+}
+""")
+
+BULK_POLL = gql("""
+query BulkPoll($id: ID!) {
+  bulkOperation(id: $id) { id status errorCode objectCount url partialDataUrl }
+}
+""")
+
+BULK_CANCEL = gql("""
+mutation BulkCancel($id: ID!) {
+  bulkOperationCancel(id: $id) { bulkOperation { id status } userErrors { field message } }
+}
+""")
