@@ -132,10 +132,6 @@ class ShopClient:
             await self._transport.close()
             self._transport = None
 
-    async def call(self, document: GraphQLRequest, variables: Any) -> Mapping[str, Any]:
-        """The data of a document of ``documents``; raises as ``adjust`` does."""
-        return await self._call(document, variables)
-
     async def adjust(self, variables: bytes) -> list[UserFault]:
         """Send the stored variables of an adjustment, byte for byte; an empty list is success.
 

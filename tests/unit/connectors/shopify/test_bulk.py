@@ -121,7 +121,10 @@ async def test_nothing_found_is_no_rows(client: ShopClient, server: Server) -> N
     assert await rows_of(client, server) == []
 
 
-async def test_while_others_run_it_waits_and_at_last_says_so(client: ShopClient, server: Server) -> None:
+async def test_while_others_run_it_waits_and_at_last_says_so(
+    client: ShopClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "SLOT_LIMIT_S", 100.0)
     server.busy = 3
     assert await rows_of(client, server) == ROWS
     assert server.slept[:3] == [bulk.SLOT_PAUSE_S] * 3
@@ -163,7 +166,10 @@ async def test_every_bad_end_is_named_after_what_was_found(
         assert found == (ROWS if partial else [])
 
 
-async def test_an_operation_that_never_ends_is_cancelled(client: ShopClient, server: Server) -> None:
+async def test_an_operation_that_never_ends_is_cancelled(
+    client: ShopClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "OPERATION_LIMIT_S", 100.0)
     server.polls = ["RUNNING"] * 10_000
     with pytest.raises(BulkFailed, match="ran for over"):
         await rows_of(client, server)
