@@ -324,6 +324,8 @@ class Drift(Record, frozen=True, kw_only=True):
     units_off: int = 0  # actual available + committed, less what we believe of it
     committed_off: int = 0  # actual committed, less what we believe of it
     detail: str = ""
+    hops: int = 0  # corrections that were asked for; it survives that the difference is gone for a day
+    corrected_at: Instant | None = None  # when the last one was asked for
 
     @property
     def key(self) -> str:
@@ -524,6 +526,16 @@ class CatalogChange(Record, frozen=True, kw_only=True):
     original_fulfillment_order: CatalogRef | None = None
     moved_fulfillment_order: CatalogRef | None = None
     fulfillment_order_line_items_requested: list[CatalogRef] | None = None
+
+
+class ShopLevel(Struct, frozen=True, kw_only=True, gc=False):
+    """What a shop has of an item at a location, as it was read; in units."""
+
+    available: int
+    committed: int
+    active: bool  # whether the shop sells from it
+    tracked: bool = True  # whether the shop counts the item at all
+    changed_ms: int = 0  # when the shop last changed what is available, epoch
 
 
 # --- dead letters --------------------------------------------------------------------------

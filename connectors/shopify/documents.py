@@ -99,3 +99,38 @@ mutation BulkCancel($id: ID!) {
   bulkOperationCancel(id: $id) { bulkOperation { id status } userErrors { field message } }
 }
 """)
+
+LEVEL_STATES = gql("""
+query LevelStates($items: [ID!]!, $location: ID!) {
+  nodes(ids: $items) {
+    ... on InventoryItem {
+      id
+      tracked
+      inventoryLevel(locationId: $location, includeInactive: true) {
+        isActive
+        updatedAt
+        quantities(names: ["available", "committed"]) { name quantity updatedAt }
+      }
+    }
+  }
+}
+""")
+
+BULK_LEVELS = """{
+  inventoryItems {
+    edges { node {
+      id
+      inventoryLevels(includeInactive: true) {
+        edges { node {
+          id
+          isActive
+          updatedAt
+          item { id tracked }
+          location { id }
+          quantities(names: ["available", "committed"]) { name quantity updatedAt }
+        } }
+      }
+    } }
+  }
+}"""
+"""The query of a bulk operation; each level names its item, because its parent's row may be anywhere."""

@@ -1,0 +1,189 @@
+"""Compare the listings of a shop with what it has: all of them by a bulk operation, or some by reading them.
+
+What is believed is read before the shop and again after it: a listing about which anything was learned in between
+is not judged, because nobody knows which of the two the shop's answer is of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from app.records import Correction, Drift, ShopLevel
+from connectors.shopify.client import ShopClient
+from connectors.shopify.levels import all_levels, read_levels
+from tables import drift
+from tables.drift import Belief, Verdict
+
+SECOND_READ_S = 3.0
+"""Between the two readings of a listing that shall be corrected."""
+CORRECTION_LIFE_S = 120.0
+"""A correction that the writer does not get to within this is of another world: it is found again."""
+
+Clock = Callable[[], float]
+"""Epoch seconds."""
+Sleep = Callable[[float], Awaitable[None]]
+Known = Mapping[str, Drift]
+"""What was found before, by listing."""
+
+
+class Following(Protocol):
+    """What is believed, as of the last ``catch_up`` (see ``agents.beliefs``)."""
+
+    shop: str
+    listings: dict[str, Belief]
+
+    async def catch_up(self) -> set[str]:
+        """Learn what has changed; returns the listings that it is about."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """When a difference is settled, and how much may be corrected without being asked."""
+
+    settle_s: float = 900.0
+    units: int = 10
+
+    @property
+    def settle_ms(self) -> int:
+        """``settle_s`` in milliseconds."""
+        return int(self.settle_s * 1000)
+
+
+class Compared(NamedTuple):
+    """What a comparison found."""
+
+    shop: str
+    by: str
+    checked: int  # listings that were judged
+    moving: int  # listings that changed meanwhile, and were not
+    found: list[Drift]
+    gone: list[Drift]  # what was known and is not there any more
+
+
+class Correctable(NamedTuple):
+    """A difference with the correction to ask for."""
+
+    found: Drift
+    correction: Correction
+
+
+class Comparison:
+    """Compares one shop; holds nothing between two comparisons but what is believed."""
+
+    def __init__(
+        self,
+        client: ShopClient,
+        beliefs: Following,
+        limits: Limits,
+        *,
+        clock: Clock = time.time,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self.beliefs = beliefs
+        self._client = client
+        self._limits = limits
+        self._clock = clock
+        self._sleep = sleep
+
+    async def sweep(self, known: Callable[[], Known]) -> Compared:
+        """Compare every listing; ``known`` is asked when all is read.
+
+        Raises:
+            Retry, Rejected: the shop did not give the whole of it.
+            KafkaError: the brokers do not answer.
+        """
+        await self.beliefs.catch_up()
+        unseen = set(self.beliefs.listings)
+        odd: dict[str, ShopLevel | None] = {}
+        checked = 0
+        async for listing, level in all_levels(self._client):
+            unseen.discard(listing)
+            checked += 1
+            if self._judge(listing, level, None) is not None:
+                odd[listing] = level
+        odd.update(dict.fromkeys(unseen))
+        return await self._compared("sweep", odd, checked + len(unseen), known(), None)
+
+    async def sample(self, listings: Iterable[str], known: Callable[[], Known]) -> Compared:
+        """Compare these listings of the shop; raises as ``sweep``."""
+        wanted = dict.fromkeys(listings)
+        await self.beliefs.catch_up()
+        levels = await read_levels(self._client, wanted)
+        return await self._compared("sample", levels, len(levels), known(), wanted.keys())
+
+    async def correctable(self, found: Iterable[Drift]) -> list[Correctable]:
+        """Read these differences once more; those of quiet listings that read the same can be corrected."""
+        wanted = {one.key: one for one in found}
+        if not wanted:
+            return []
+        await self.beliefs.catch_up()
+        before = {listing: self.beliefs.listings.get(listing) for listing in wanted}
+        first = await read_levels(self._client, wanted)
+        await self._sleep(SECOND_READ_S)
+        second = await read_levels(self._client, wanted)
+        await self.beliefs.catch_up()
+        return [
+            self._correctable(one, belief, level)
+            for listing, one in wanted.items()
+            if (belief := before[listing]) is not None
+            and (level := first[listing]) is not None
+            and self._still(one, belief, level, self.beliefs.listings.get(listing), second[listing])
+        ]
+
+    async def _compared(
+        self,
+        by: str,
+        levels: Mapping[str, ShopLevel | None],
+        checked: int,
+        known: Known,
+        looked_at: Container[str] | None,
+    ) -> Compared:
+        """Judge what was read, and what is gone of what was known of ``looked_at`` (None: of everything)."""
+        moving = await self.beliefs.catch_up()
+        now = self._now()
+        found: dict[str, Drift] = {}
+        for listing, level in levels.items():
+            verdict = None if listing in moving else self._judge(listing, level, known.get(listing))
+            if verdict is not None:
+                belief, before = self.beliefs.listings.get(listing), known.get(listing)
+                found[listing] = drift.drift_of(listing, belief, level, verdict, before, now=now, by=by)
+        over = [
+            drift.gone(one, now=now, by=by)
+            for listing, one in known.items()
+            if listing not in found and listing not in moving and (looked_at is None or listing in looked_at)
+        ]
+        return Compared(
+            shop=self.beliefs.shop,
+            by=by,
+            checked=checked,
+            moving=len(moving),
+            found=list(found.values()),
+            gone=[one for one in over if drift.news(known[one.key], one)],
+        )
+
+    def _judge(self, listing: str, level: ShopLevel | None, known: Drift | None) -> Verdict | None:
+        belief = self.beliefs.listings.get(listing)
+        now_ms, settle_ms = int(self._clock() * 1000), self._limits.settle_ms
+        return drift.judge(belief, level, known=known, now_ms=now_ms, settle_ms=settle_ms)
+
+    def _still(
+        self, one: Drift, before: Belief, first: ShopLevel, after: Belief | None, second: ShopLevel | None
+    ) -> bool:
+        verdict = self._judge(one.key, second, one)
+        same = verdict is not None and not drift.news(one, replace(one, **verdict._asdict()))
+        return same and drift.quiet(before, first, after, second, now_ms=int(self._clock() * 1000))
+
+    def _correctable(self, one: Drift, belief: Belief, level: ShopLevel) -> Correctable:
+        now = self._now()
+        expires_at = now + timedelta(seconds=CORRECTION_LIFE_S)
+        correction = drift.correction_of(one, belief, level, expires_at=expires_at)
+        return Correctable(replace(one, hops=one.hops + 1, corrected_at=now, found_at=now), correction)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)

@@ -1,0 +1,290 @@
+"""The difference between what we believe of a listing, what it should show, and what its shop has.
+
+``U = available + committed`` (see ``tables.pushes``) separates what orders do from what others do: an order
+placed or cancelled moves units between the two parts, everything else changes the sum. So two numbers say it
+all: ``units_off``, the shop's ``U`` less ours, and ``committed_off``, the shop's ``committed`` less ours.
+
+A difference is given the first class whose evidence is there:
+
+``unmapped``
+    Listing and level do not go together: the shop has a level that no listing of ours names, though it holds
+    something; or it has no level for a listing; or it has refused to write the listing until that was held.
+``inactive``
+    The shop does not sell from the level (deactivated at its location), or does not track the item, while
+    it should show something, or shows something else than it should.
+``push_in_flight``
+    The writer has an open write of the listing, has not read it yet, or has a difference still to write.
+``late_webhook`` (shipped)
+    ``units_off`` and ``committed_off`` are equal: units left with their order (or a shipment was taken back),
+    what is available is right, and the shop has not told us yet.
+``order_in_flight``
+    ``committed_off`` is anything else: the shop's orders hold other units than the orders we have heard of.
+    What else may be wrong cannot be told before they are known.
+``merchant_edit``
+    Only ``units_off`` is left. The same difference was told by the writer as a hand edit, or found to be one
+    before; or the shop changed the level after the last thing that we know of it, longer ago than a webhook
+    or the reading of missed orders takes.
+``late_webhook``
+    As before, but the change is younger than that: a restock or a shipment may explain it yet.
+``unexplained``
+    Only ``units_off`` is left, and nothing happened in the shop since we last learned of the listing: it is
+    our books that are wrong.
+
+What the shop says about time is Shopify's clock, what we know of is the clock of our workers. When Shopify's
+runs ahead, what is unexplained looks like an edit, which is never overwritten by itself.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from app.records import Correction, Drift, DriftClass, ShopLevel
+from tables import pushes
+from tables.pushes import PushState
+
+MAX_HOPS = 3
+"""Corrections of one difference. When these did not help, one more will not: somebody has to look."""
+
+REMEMBERED = timedelta(days=1)
+"""For so long the corrections of a difference count after it is gone."""
+QUIET_MS = 30_000
+"""A listing about which nothing was learned, and which did not change in the shop, for so long is quiet: one
+integrator waits this long against reads that are behind (reads are usually, not always, current).
+"""
+
+
+class Belief(Struct, frozen=True, kw_only=True, gc=False):
+    """What the writer knows of a listing, as far as it is compared; small, for there are many."""
+
+    sku: str
+    location: str
+    wanted: int
+    available: int  # of our stock key; negative when oversold
+    committed: int
+    physical_total: int
+    version: int  # of the target
+    units: int | None  # U; None: not read yet
+    busy: str = ""  # why the listing will change by itself
+    held: str = ""  # why the shop refuses it
+    off: bool = False  # never written: nothing to compare
+    changed_ms: int  # when we last learned anything about it, epoch
+
+    @property
+    def shown(self) -> int | None:
+        """The available units that the shop shows, as far as we know."""
+        return None if self.units is None else self.units - self.committed
+
+
+class Verdict(NamedTuple):
+    """A difference and its class."""
+
+    kind: DriftClass
+    units_off: int = 0
+    committed_off: int = 0
+    detail: str = ""
+
+
+def belief_of(state: PushState, changed_ms: int) -> Belief:
+    """What is compared of the writer's record, which it wrote at ``changed_ms``."""
+    target = state.target
+    return Belief(
+        sku=target.sku,
+        location=target.location,
+        wanted=target.wanted,
+        available=target.available,
+        committed=target.committed,
+        physical_total=target.physical_total,
+        version=target.version,
+        units=None if state.offset is None else state.offset + target.physical_total,
+        busy=_busy(state),
+        held=state.held,
+        off=target.off,
+        changed_ms=changed_ms,
+    )
+
+
+def _busy(state: PushState) -> str:
+    if state.intent:
+        return f"write {state.intent} is open"
+    if pushes.needs_read(state):
+        return "to be read"
+    return "to be written" if pushes.needs_push(state) else ""
+
+
+def judge(
+    belief: Belief | None,
+    level: ShopLevel | None,
+    *,
+    known: Drift | None = None,
+    now_ms: int,
+    settle_ms: int,
+) -> Verdict | None:
+    """The difference of a listing, or None when there is none.
+
+    Args:
+        belief: what we know; None when no listing of ours names the level. It must have been the same
+            before and after ``level`` was read.
+        level: what the shop has; None when it has no such level.
+        known: what was found of the listing before.
+        now_ms: the time of the reading, epoch.
+        settle_ms: how long a webhook, or the reading of missed orders, may take.
+    """
+    if belief is None or level is None or belief.held:
+        return _unmapped(belief, level)
+    if belief.off:
+        return None
+    inactive = _inactive(belief, level)
+    if inactive is not None:
+        return inactive
+    if belief.units is None or belief.busy:
+        return Verdict(DriftClass.PUSH_IN_FLIGHT, detail=belief.busy)
+    units_off = level.available + level.committed - belief.units
+    committed_off = level.committed - belief.committed
+    if not units_off and not committed_off:
+        return None
+    if committed_off:
+        shipped = units_off == committed_off
+        kind = DriftClass.LATE_WEBHOOK if shipped else DriftClass.ORDER_IN_FLIGHT
+        return Verdict(kind, units_off, committed_off, "units left with their order" if shipped else "")
+    return _physical(belief, level, units_off, known, now_ms - settle_ms)
+
+
+def _unmapped(belief: Belief | None, level: ShopLevel | None) -> Verdict | None:
+    if belief is not None and belief.off:
+        return None
+    if belief is not None and belief.held:
+        return Verdict(DriftClass.UNMAPPED, detail=f"the shop refuses it: {belief.held}")
+    if belief is not None:
+        return Verdict(DriftClass.UNMAPPED, detail="the shop has no such level")
+    if level is None or not (level.active and level.tracked and (level.available or level.committed)):
+        return None
+    return Verdict(DriftClass.UNMAPPED, detail="no listing of ours names this level")
+
+
+def _inactive(belief: Belief, level: ShopLevel) -> Verdict | None:
+    if (level.active and level.tracked) or (not belief.wanted and level.available <= 0):
+        return None
+    why = "the item is not tracked" if not level.tracked else "the level is deactivated"
+    return Verdict(DriftClass.INACTIVE, detail=why)
+
+
+def _physical(belief: Belief, level: ShopLevel, units_off: int, known: Drift | None, settled_ms: int) -> Verdict:
+    """The class of a difference that no order makes; the shop's changes after ``settled_ms`` may be told yet."""
+    same = known is not None and known.units_off == units_off
+    if same and known is not None and known.kind is DriftClass.MERCHANT_EDIT:
+        return Verdict(DriftClass.MERCHANT_EDIT, units_off, detail=known.detail)
+    if level.changed_ms <= belief.changed_ms:
+        return Verdict(DriftClass.UNEXPLAINED, units_off)
+    at = datetime.fromtimestamp(level.changed_ms / 1000, UTC).isoformat(timespec="seconds")
+    kind = DriftClass.LATE_WEBHOOK if level.changed_ms > settled_ms else DriftClass.MERCHANT_EDIT
+    return Verdict(kind, units_off, detail=f"changed in the shop at {at}")
+
+
+def drift_of(
+    listing: str, belief: Belief | None, level: ShopLevel | None, verdict: Verdict, known: Drift | None, *,
+    now: datetime, by: str,
+) -> Drift:  # fmt: skip
+    """The record of a difference; one that is as it was keeps its age and its corrections."""
+    shop, item, location_id = pushes.listing_parts(listing)
+    same = known is not None and _same(known, verdict)
+    return Drift(
+        shop=shop,
+        item=item,
+        location_id=location_id,
+        kind=verdict.kind,
+        found_at=now,
+        since=known.since if same and known is not None else now,
+        by=by,
+        sku=belief.sku if belief is not None else "",
+        location=belief.location if belief is not None else "",
+        wanted=belief.wanted if belief is not None else None,
+        believed=belief.shown if belief is not None else None,
+        actual=level.available if level is not None else None,
+        units_off=verdict.units_off,
+        committed_off=verdict.committed_off,
+        detail=verdict.detail,
+        hops=known.hops if known is not None else 0,
+        corrected_at=known.corrected_at if known is not None else None,
+    )
+
+
+def gone(known: Drift, *, now: datetime, by: str) -> Drift:
+    """The record that says that a difference is there no more.
+
+    Its corrections are remembered for a day: a difference that comes back after them is not a new one.
+    """
+    recent = known.corrected_at is not None and now - known.corrected_at < REMEMBERED
+    return replace(
+        known,
+        kind=DriftClass.NONE,
+        found_at=now,
+        since=now,
+        by=by,
+        units_off=0,
+        committed_off=0,
+        detail="",
+        hops=known.hops if recent else 0,
+    )
+
+
+def news(known: Drift | None, found: Drift) -> bool:
+    """Whether a difference that was found is worth a record: it is new, or another one than before."""
+    verdict = Verdict(found.kind, found.units_off, found.committed_off)
+    return known is None or not _same(known, verdict) or known.hops != found.hops
+
+
+def _same(known: Drift, verdict: Verdict) -> bool:
+    return (known.kind, known.units_off, known.committed_off) == verdict[:3]
+
+
+def may_correct(found: Drift, *, limit: int, settle_ms: int) -> str:
+    """Why a difference must not be corrected without being asked; empty when it may.
+
+    It must be unexplained, old enough that a webhook or the reading of missed orders would have explained it,
+    at most ``limit`` units, and not corrected in vain before.
+    """
+    settle = timedelta(milliseconds=settle_ms)
+    if found.kind is not DriftClass.UNEXPLAINED:
+        return f"it is {found.kind}"
+    if found.found_at - found.since < settle:
+        return f"it is {found.age_s:.0f} s old, a webhook may take {settle.total_seconds():.0f} s"
+    if found.corrected_at is not None and found.found_at - found.corrected_at < settle:
+        return f"it was corrected at {found.corrected_at.isoformat(timespec='seconds')}"
+    if abs(found.units_off) > limit:
+        return f"{abs(found.units_off)} units are more than {limit}"
+    if found.hops >= MAX_HOPS:
+        return f"{found.hops} corrections did not help"
+    return ""
+
+
+def correction_of(found: Drift, belief: Belief, level: ShopLevel, *, expires_at: datetime) -> Correction:
+    """What the writer is asked to do about a difference; the same difference, read the same, has the same id."""
+    units = level.available + level.committed
+    facts = f"{found.key} {belief.version} {level.available} {units} {found.since.isoformat()} {found.hops}"
+    return Correction(
+        shop=found.shop,
+        item=found.item,
+        location_id=found.location_id,
+        id=f"reconcile-{blake2b(facts.encode(), digest_size=16).hexdigest()}",
+        action="set",
+        available=level.available,
+        units=units,
+        physical_total=belief.physical_total,
+        target_version=belief.version,
+        hops=found.hops,
+        expires_at=expires_at,
+        reason=f"{found.kind}: {found.units_off:+d} units since {found.since.isoformat(timespec='seconds')}",
+    )
+
+
+def quiet(
+    before: Belief, first: ShopLevel, again: Belief | None, second: ShopLevel | None, *, now_ms: int
+) -> bool:
+    """Whether two readings of a listing are equal, and nothing is going on between us and the shop."""
+    still = now_ms - max(before.changed_ms, first.changed_ms) >= QUIET_MS
+    return still and before == again and first == second and not before.busy
