@@ -1,7 +1,8 @@
 """Compare the listings of a shop with what it has: all of them by a bulk operation, or some by reading them.
 
-What is believed is read before the shop and again after it: a listing about which anything was learned in between
-is not judged, because nobody knows which of the two the shop's answer is of.
+What is believed is read before the shop and again after it: a listing about which anything was learned in
+between is not judged, because nobody knows which of the two the shop's answer is of. Listings in shadow mode
+are not judged either: the shop's numbers are somebody else's there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from connectors.shopify.client import ShopClient
 from connectors.shopify.levels import all_levels, read_levels
 from tables import drift
 from tables.drift import Belief, Verdict
+from tables.pushes import listing_parts
 
 SECOND_READ_S = 3.0
 """Between the two readings of a listing that shall be corrected."""
@@ -168,7 +170,9 @@ class Comparison:
         )
 
     def _judge(self, listing: str, level: ShopLevel | None, known: Drift | None) -> Verdict | None:
-        belief = self.beliefs.listings.get(listing)
+        belief, shop = self.beliefs.listings.get(listing), self._client.shop
+        if shop.shadow or listing_parts(listing)[2] in shop.shadow_locations:
+            return None
         now_ms, settle_ms = int(self._clock() * 1000), self._limits.settle_ms
         return drift.judge(belief, level, known=known, now_ms=now_ms, settle_ms=settle_ms)
 

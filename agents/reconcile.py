@@ -1,37 +1,77 @@
 """Reconcile: what we believe of each listing, what it should show, and what its shop really has.
 
 The differences found, and their classes, are records of ``shopify.drift``; the newest of each listing is
-kept, so that a difference has an age and a known edit stays known.
+kept, so that a difference has an age and a known edit stays known. Only what nothing explains is corrected,
+through the writer, and only while it is small.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
 
 import msgspec
+import structlog
+from prometheus_client import Counter, Gauge
 
+from agents.beliefs import Beliefs
+from agents.comparison import Compared, Comparison, Correctable, Limits
 from agents.schedule import Schedule
 from agents.shopify import shop_of
 from app.errors import Rejected
-from app.exactly_once import App, SourceRecord, Table, Transaction
-from app.records import Drift, DriftClass, check_schema
+from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
+from app.records import Correction, Drift, DriftClass, check_schema, encode, headers
 from connectors.shopify.client import ShopClients
+from tables import drift
 
+SAMPLE_S = 60.0
+SAMPLE_LISTINGS = 50
+"""Of each minute: some 200 points of the 6 000 that the smallest shop has in that time."""
+SUSPECTS = 25
+"""Of the sample, at most so many that differ for no known reason; the rest goes round all listings."""
+RECORDS_AT_ONCE = 1_000
+"""Differences told in one piece of the lane's work."""
+
+MISMATCH = Gauge(
+    "skustream_inventory_mismatch_ratio",
+    "Listings with a difference, of those that the last sweep checked",
+    ["shop", "drift_class"],
+)
+CHECKED = Counter("skustream_listings_checked_total", "Listings compared with their shop", ["shop", "by"])
+CORRECTIONS = Counter("skustream_corrections_total", "Corrections asked of the writer", ["shop"])
+
+log = structlog.get_logger(__name__)
 decode_drift = msgspec.json.Decoder(Drift).decode
 
 
-def register(app: App, clients: ShopClients) -> Schedule:
+class Rhythm(NamedTuple):
+    """How often, in seconds."""
+
+    sweep_s: float
+    sample_s: float = SAMPLE_S
+
+
+def register(app: App, clients: ShopClients, limits: Limits, rhythm: Rhythm) -> Schedule:
     """Declare the tables, topics and agents on a service; returns the schedule, for what else shops need."""
     memory = Memory(app)
-    drift = app.batch_topic("shopify.drift", route=shop_of)
+    topic = app.batch_topic("shopify.drift", route=shop_of)
 
-    @app.agent(drift, name="remember")  # type: ignore[untyped-decorator]  # faust ships no types
+    @app.agent(topic, name="remember")  # type: ignore[untyped-decorator]  # faust ships no types
     async def remember(batches: Any) -> None:
         async for batch in batches:
             await app.process(batch, memory.take)
 
+    reconciler = Reconciler(app, memory, clients, limits)
+    schedule = Schedule(app, clients.shops)
+    schedule.every(rhythm.sweep_s, "sweep", reconciler.sweep)
+    schedule.every(rhythm.sample_s, "sample", reconciler.sample)
+    app.on_lane_closed(reconciler.close)
     app.on_stopped(clients.close)
-    return Schedule(app, clients.shops)
+    return schedule
 
 
 class Memory:
@@ -41,15 +81,138 @@ class Memory:
         self.drift: Table[Drift] = app.state_table("drift", Drift)
 
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
-        """Take what was found about a listing; a difference that is gone is forgotten."""
+        """Take what was found about a listing, by anybody."""
         check_schema(source.headers, Drift)
         if source.value is None:
             raise Rejected(f"{source.topic}: expected a Drift, got an empty value")
         found = decode_drift(source.value)
-        key = found.key.encode()
-        if source.key != key:
+        if source.key != found.key.encode():
             raise Rejected(f"{source.topic}: the body is about {found.key!r}, the key is {source.key!r}")
-        if found.kind is not DriftClass.NONE:
+        self._keep(transaction, found)
+
+    def tell(self, transaction: Transaction, found: Iterable[Drift]) -> None:
+        """Keep and publish what the service itself has found, as far as it was not known."""
+        for one in found:
+            if drift.news(transaction.get(self.drift, one.key.encode()), one):
+                self._keep(transaction, one)
+                emit(transaction, "shopify.drift", one)
+
+    def known(self, lane: Lane, shop: str) -> dict[str, Drift]:
+        """What is known to differ in a shop, by listing."""
+        return {one.key: one for _, one in lane.scan(self.drift) if one.shop == shop}
+
+    def _keep(self, transaction: Transaction, found: Drift) -> None:
+        key = found.key.encode()
+        known = transaction.get(self.drift, key)
+        if known is not None and found.found_at < known.found_at:
+            return  # our own record of before, come round
+        if found.kind is not DriftClass.NONE or found.hops:
             transaction.put(self.drift, key, found)
-        elif transaction.get(self.drift, key) is not None:
+        elif known is not None:
             transaction.delete(self.drift, key)
+
+
+class Reconciler:
+    """Sweeps and samples the shops of the lanes, and asks for what may be corrected."""
+
+    def __init__(self, app: App, memory: Memory, clients: ShopClients, limits: Limits) -> None:
+        self._app = app
+        self._memory = memory
+        self._clients = clients
+        self._limits = limits
+        self._shops: dict[tuple[Lane, str], _Shop] = {}
+
+    def close(self, lane: Lane) -> None:
+        """Forget what the lane's shops were believed to have."""
+        self._shops = {key: shop for key, shop in self._shops.items() if key[0] is not lane}
+
+    async def sweep(self, lane: Lane, shop: str) -> None:
+        """Compare every listing of the shop."""
+        own = self._shop(lane, shop)
+        async with own.lock:
+            compared = await own.comparison.sweep(partial(self._memory.known, lane, shop))
+            await self._tell(lane, compared)
+        counts = Tally(str(one.kind) for one in compared.found)
+        for kind in drift.CLASSES:
+            MISMATCH.labels(shop, str(kind)).set(counts[kind] / max(1, compared.checked))
+        log.info(
+            "listings are compared", shop=shop, checked=compared.checked, moving=compared.moving, **counts
+        )
+
+    async def sample(self, lane: Lane, shop: str) -> None:
+        """Compare some listings, those first that are known to differ; ask for what may be corrected."""
+        own = self._shop(lane, shop)
+        async with own.lock:
+            known = self._memory.known(lane, shop)
+            wanted = own.next_sample(known)
+            if not wanted:
+                await own.comparison.beliefs.catch_up()
+                return
+            compared = await own.comparison.sample(wanted, lambda: known)
+            await self._tell(lane, compared)
+            await self._correct(lane, own.comparison, compared)
+
+    async def _correct(self, lane: Lane, comparison: Comparison, compared: Compared) -> None:
+        limit, settle_ms = self._limits.units, self._limits.settle_ms
+        small = [
+            one for one in compared.found if not drift.may_correct(one, limit=limit, settle_ms=settle_ms)
+        ]
+        asked = await comparison.correctable(small)
+        if asked:
+            await lane.submit(partial(self._ask, asked=asked))
+
+    def _ask(self, transaction: Transaction, asked: Sequence[Correctable]) -> None:
+        for found, correction in asked:
+            emit(transaction, "shopify.corrections", correction)
+            transaction.after_commit(CORRECTIONS.labels(found.shop).inc)
+            log.warning(
+                "a listing is corrected", listing=found.key, reason=correction.reason, hops=found.hops
+            )
+        self._memory.tell(transaction, [found for found, _ in asked])
+
+    async def _tell(self, lane: Lane, compared: Compared) -> None:
+        CHECKED.labels(compared.shop, compared.by).inc(compared.checked)
+        news = iter([*compared.gone, *compared.found])
+        while part := list(islice(news, RECORDS_AT_ONCE)):
+            await lane.submit(partial(self._memory.tell, found=part))
+
+    def _shop(self, lane: Lane, shop: str) -> _Shop:
+        key = lane, shop
+        if key not in self._shops:
+            beliefs = Beliefs(self._app.reader, shop, lane.partition)
+            client = self._clients.of(shop)
+            self._shops[key] = _Shop(Comparison(client, beliefs, self._limits))
+        return self._shops[key]
+
+
+class _Shop:
+    """A shop of a lane: one comparison at a time, and where the rolling sample has got to."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        self.lock = asyncio.Lock()
+        self._suspects: Iterator[str] = iter(())
+        self._round: Iterator[str] = iter(())
+
+    def next_sample(self, known: Mapping[str, Drift]) -> list[str]:
+        """The listings to look at now: of those that nothing explains the next in turn, then of all."""
+        suspects = [one.key for one in known.values() if one.kind is DriftClass.UNEXPLAINED]
+        self._suspects, first = _turn(self._suspects, suspects, SUSPECTS)
+        listings = self.comparison.beliefs.listings
+        self._round, others = _turn(self._round, listings, SAMPLE_LISTINGS - len(first))
+        return list(dict.fromkeys([*first, *others]))
+
+
+def _turn(under_way: Iterator[str], every: Iterable[str], count: int) -> tuple[Iterator[str], list[str]]:
+    """The next ``count`` of a round; when it ends, a new one begins with ``every``."""
+    taken = list(islice(under_way, count))
+    if len(taken) < count:
+        under_way = iter(list(every))
+        taken += islice(under_way, count - len(taken))
+    return under_way, taken
+
+
+def emit(transaction: Transaction, topic: str, record: Drift | Correction) -> None:
+    """Stage a record about a listing, in the lane of its shop."""
+    head = headers(record, "")
+    transaction.emit(topic, record.key.encode(), encode(record), head, record.shop.encode())

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import agents.comparison
 import agents.orders
 import agents.reconcile
 import agents.shopify
@@ -51,7 +52,11 @@ def shopify(settings: Settings) -> App:
 def reconcile(settings: Settings) -> App:
     """Compares listings with their shops, and does what shops need every so often."""
     app = _app("reconcile", settings, settings.reconcile_port)
-    agents.reconcile.register(app, ShopClients(load_shops(settings.shops_file)))
+    clients = ShopClients(load_shops(settings.shops_file))
+    limits = agents.comparison.Limits(
+        settle_s=settings.reconcile_settle_s, units=settings.reconcile_max_units
+    )
+    agents.reconcile.register(app, clients, limits, agents.reconcile.Rhythm(settings.reconcile_sweep_s))
     return app
 
 

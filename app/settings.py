@@ -61,6 +61,12 @@ class Settings(BaseSettings):
     """How often a listing may be refused by its shop before it goes to the dead-letter topic."""
     low_water: int = Field(0, ge=0)
     """Alert `low` at this many available units; 0 is off."""
+    reconcile_sweep_s: float = Field(3600.0, ge=60.0)
+    """How often every listing is compared with its shop, in seconds."""
+    reconcile_settle_s: float = Field(900.0, ge=0.0)
+    """How long a webhook, or the reading of missed orders, may take; nothing younger is corrected."""
+    reconcile_max_units: int = Field(10, ge=0)
+    """The largest unexplained difference, in units, that is corrected without `skustream reconcile apply`."""
     receiver_host: str = "127.0.0.1"
     receiver_port: int = Field(8080, ge=1, le=65535)
     orders_port: int = Field(8081, ge=1, le=65535)

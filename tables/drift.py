@@ -47,6 +47,8 @@ from app.records import Correction, Drift, DriftClass, ShopLevel
 from tables import pushes
 from tables.pushes import PushState
 
+CLASSES = tuple(kind for kind in DriftClass if kind is not DriftClass.NONE)
+"""Those that a difference can have."""
 MAX_HOPS = 3
 """Corrections of one difference. When these did not help, one more will not: somebody has to look."""
 
@@ -173,8 +175,10 @@ def _inactive(belief: Belief, level: ShopLevel) -> Verdict | None:
     return Verdict(DriftClass.INACTIVE, detail=why)
 
 
-def _physical(belief: Belief, level: ShopLevel, units_off: int, known: Drift | None, settled_ms: int) -> Verdict:
-    """The class of a difference that no order makes; the shop's changes after ``settled_ms`` may be told yet."""
+def _physical(
+    belief: Belief, level: ShopLevel, units_off: int, known: Drift | None, settled_ms: int
+) -> Verdict:
+    """The class of a difference that no order makes; what is younger than ``settled_ms`` may be told yet."""
     same = known is not None and known.units_off == units_off
     if same and known is not None and known.kind is DriftClass.MERCHANT_EDIT:
         return Verdict(DriftClass.MERCHANT_EDIT, units_off, detail=known.detail)
@@ -263,7 +267,7 @@ def may_correct(found: Drift, *, limit: int, settle_ms: int) -> str:
 
 
 def correction_of(found: Drift, belief: Belief, level: ShopLevel, *, expires_at: datetime) -> Correction:
-    """What the writer is asked to do about a difference; the same difference, read the same, has the same id."""
+    """What the writer is asked to do about a difference; the same one, read the same, has the same id."""
     units = level.available + level.committed
     facts = f"{found.key} {belief.version} {level.available} {units} {found.since.isoformat()} {found.hops}"
     return Correction(

@@ -1,7 +1,7 @@
 """What a shop has of its items: everything by a bulk operation, or a few levels by their items.
 
-Facts: shopify.dev ``InventoryLevel`` (``isActive`` since 2026-04), ``InventoryQuantity.updatedAt`` (null for some
-names), "Perform bulk operations with the GraphQL Admin API".
+Facts: shopify.dev ``InventoryLevel`` (``isActive`` since 2026-04), ``InventoryQuantity.updatedAt`` (null for
+some names), "Perform bulk operations with the GraphQL Admin API".
 """
 
 from __future__ import annotations
