@@ -12,12 +12,19 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from connectors.shopify.simulator import shopper
+from connectors.shopify.simulator import after_sales, shopper
 from connectors.shopify.simulator.bodies import order_fields
 from connectors.shopify.simulator.delivery import Delivery, as_facts
 from connectors.shopify.simulator.faults import Faults, FaultSettings
 from connectors.shopify.simulator.graphql import Api
-from connectors.shopify.simulator.model import NotPossible, RestockType, ShopConfig, Webhook, level_gid
+from connectors.shopify.simulator.model import (
+    Disposition,
+    NotPossible,
+    RestockType,
+    ShopConfig,
+    Webhook,
+    level_gid,
+)
 from connectors.shopify.simulator.world import ShopState, World
 
 MAX_SHOWN = 100
@@ -54,6 +61,7 @@ class SetUpItem(_Body, frozen=True, kw_only=True):
     tracked: bool = True
     policy: Literal["DENY", "CONTINUE"] = "DENY"
     price: str = "19.90"
+    gift_card: bool = False
     available: dict[int, int] = {}  # location id to units
 
 
@@ -70,6 +78,7 @@ class Sell(_Body, frozen=True, kw_only=True):
     shop: str
     lines: list[shopper.Wanted]
     location: int | None = None
+    how: shopper.Checkout = shopper.WEB
 
 
 class Cancel(_Body, frozen=True, kw_only=True):
@@ -98,6 +107,70 @@ class RefundOrder(_Body, frozen=True, kw_only=True):
     lines: dict[int, int]
     restock_type: RestockType
     location: int | None = None
+
+
+class CancelFulfillment(_Body, frozen=True, kw_only=True):
+    """Cancel a shipment."""
+
+    shop: str
+    order: int
+    fulfillment: int
+
+
+class MoveAllocation(_Body, frozen=True, kw_only=True):
+    """Open units (line id to quantity, or all) are to leave from another location."""
+
+    shop: str
+    order: int
+    destination: int
+    lines: dict[int, int] | None = None
+
+
+class SplitAllocation(_Body, frozen=True, kw_only=True):
+    """Open units get a fulfilment order of their own."""
+
+    shop: str
+    order: int
+    lines: dict[int, int]
+
+
+class EditOrder(_Body, frozen=True, kw_only=True):
+    """Add lines to an order, and change lines (line id to a difference)."""
+
+    shop: str
+    order: int
+    add: list[shopper.Wanted] = []
+    change: dict[int, int] = {}
+    restock: bool = True
+    as_refund: bool = False
+
+
+class OpenReturn(_Body, frozen=True, kw_only=True):
+    """A customer may give units back (line id to quantity)."""
+
+    shop: str
+    order: int
+    lines: dict[int, int]
+
+
+class DecideReturn(_Body, frozen=True, kw_only=True):
+    """Dispose of a return, process it (with an exchange), or refund it."""
+
+    shop: str
+    order: int
+    return_id: int
+    act: Literal["dispose", "process", "refund"]
+    kind: Disposition = "RESTOCKED"
+    location: int | None = None
+    exchange: list[shopper.Wanted] = []  # process
+    restock_type: RestockType = "no_restock"  # refund
+
+
+class DeleteOrder(_Body, frozen=True, kw_only=True):
+    """Delete an order."""
+
+    shop: str
+    order: int
 
 
 class Edit(_Body, frozen=True, kw_only=True):
@@ -133,6 +206,13 @@ class Admin:
             "cancel": _posted(Cancel, self.cancel),
             "fulfil": _posted(Fulfil, self.fulfil),
             "refund": _posted(RefundOrder, self.refund),
+            "fulfil/cancel": _posted(CancelFulfillment, self.cancel_fulfillment),
+            "move": _posted(MoveAllocation, self.move),
+            "split": _posted(SplitAllocation, self.split),
+            "edit-order": _posted(EditOrder, self.edit_order),
+            "return": _posted(OpenReturn, self.open_return),
+            "return/decide": _posted(DecideReturn, self.decide_return),
+            "delete": _posted(DeleteOrder, self.delete),
             "edit": _posted(Edit, self.edit),
             "faults": _posted(FaultSettings, self.faults),
         }
@@ -162,14 +242,14 @@ class Admin:
         for each in body.items:
             item = self._world.add_item(
                 body.shop, each.sku, item_id=each.item, variant_id=each.variant, tracked=each.tracked,
-                policy=each.policy, price=each.price, available=each.available,
+                policy=each.policy, price=each.price, gift_card=each.gift_card, available=each.available,
             )  # fmt: skip
             made.append({"sku": item.sku, "item": item.id, "variant": item.variant_id})
         return {"items": made}
 
     def sell(self, body: Sell) -> Any:
         """Place an order; ``accepted`` is false when something was sold out."""
-        sale = shopper.sell(self._world, body.shop, body.lines, body.location)
+        sale = shopper.sell(self._world, body.shop, body.lines, body.location, body.how)
         self._delivery.submit(sale.webhooks)
         if sale.order is None:
             return {"accepted": False, "order": None}
@@ -192,6 +272,50 @@ class Admin:
             self._world, body.shop, body.order, body.lines, body.restock_type, body.location
         )
         return self._order(body.shop, body.order, hooks)
+
+    def cancel_fulfillment(self, body: CancelFulfillment) -> Any:
+        """Cancel a shipment."""
+        hooks = after_sales.cancel_fulfillment(self._world, body.shop, body.order, body.fulfillment)
+        return self._order(body.shop, body.order, hooks)
+
+    def move(self, body: MoveAllocation) -> Any:
+        """Move an allocation."""
+        hooks = after_sales.move_allocation(self._world, body.shop, body.order, body.destination, body.lines)
+        return self._order(body.shop, body.order, hooks)
+
+    def split(self, body: SplitAllocation) -> Any:
+        """Split an allocation."""
+        hooks = after_sales.split_allocation(self._world, body.shop, body.order, body.lines)
+        return self._order(body.shop, body.order, hooks)
+
+    def edit_order(self, body: EditOrder) -> Any:
+        """Edit an order."""
+        hooks = after_sales.edit_order(
+            self._world, body.shop, body.order, add=body.add, change=body.change, restock=body.restock,
+            as_refund=body.as_refund,
+        )  # fmt: skip
+        return self._order(body.shop, body.order, hooks)
+
+    def open_return(self, body: OpenReturn) -> Any:
+        """Open a return; the answer has its id."""
+        given = after_sales.open_return(self._world, body.shop, body.order, body.lines)
+        return {**self._order(body.shop, body.order, given.webhooks), "return": given.return_id}
+
+    def decide_return(self, body: DecideReturn) -> Any:
+        """Decide a return."""
+        about = (self._world, body.shop, body.order, body.return_id)
+        if body.act == "dispose":
+            hooks = after_sales.dispose(*about, body.kind, body.location)
+        elif body.act == "process":
+            hooks = after_sales.process_return(*about, body.kind, body.location, body.exchange)
+        else:
+            hooks = after_sales.refund_return(*about, body.restock_type)
+        return self._order(body.shop, body.order, hooks)
+
+    def delete(self, body: DeleteOrder) -> Any:
+        """Delete an order."""
+        self._delivery.submit(after_sales.delete(self._world, body.shop, body.order))
+        return {"order": None}
 
     def edit(self, body: Edit) -> Any:
         """Change stock by hand."""

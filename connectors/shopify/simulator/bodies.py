@@ -5,6 +5,7 @@ They carry an invented customer on purpose: whoever stores webhooks has somethin
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -12,11 +13,14 @@ from typing import Any
 import msgspec
 
 from connectors.shopify.simulator.model import (
+    Disposed,
     Fulfillment,
+    FulfillmentOrder,
     Line,
     Order,
     Refund,
     RefundedPart,
+    Return,
     ShopConfig,
     Webhook,
     gid,
@@ -83,6 +87,59 @@ def body_at_send(shop: ShopState, webhook: Webhook) -> bytes:
     )
 
 
+def fulfillment_order_fields(each: FulfillmentOrder) -> dict[str, Any]:
+    """A fulfilment order in ``fulfillment_orders/*``: its id is a GID, and its order is not named."""
+    return {"id": gid("FulfillmentOrder", each.id), "status": each.status.lower()}
+
+
+def assigned_fields(each: FulfillmentOrder) -> dict[str, Any]:
+    """The same with its location, as in ``fulfillment_orders/moved``."""
+    return {**fulfillment_order_fields(each), "assigned_location_id": gid("Location", each.location_id)}
+
+
+def edit_fields(config: ShopConfig, edit_id: int, order: Order, deltas: Mapping[int, int]) -> dict[str, Any]:
+    """The body of ``orders/edited``: by how much each line changed, and nothing else."""
+    at = shop_time(config, order.updated_at)
+    added = [{"id": line_id, "delta": delta} for line_id, delta in deltas.items() if delta > 0]
+    removed = [{"id": line_id, "delta": -delta} for line_id, delta in deltas.items() if delta < 0]
+    lines = {"additions": added, "removals": removed}
+    edit = {"id": edit_id, "app_id": None, "created_at": at, "committed_at": at, "order_id": order.id}
+    return {"order_edit": {**edit, "notify_customer": False, "staff_note": "", "line_items": lines}}
+
+
+def return_fields(order: Order, each: Return, status: str) -> dict[str, Any]:
+    """The body of ``returns/*``."""
+    return {
+        **_ref("Return", each.id),
+        "order": _ref("Order", order.id),
+        "status": status,
+        "name": f"#{order.number}-R{order.returns.index(each) + 1}",
+        "total_return_line_items": len(each.parts),
+        "return_line_items": [
+            {**_ref("ReturnLineItem", part.id), "quantity": part.quantity, "return_reason": "unwanted"}
+            for part in each.parts
+        ],
+    }
+
+
+def dispose_fields(each: Return, disposed: Sequence[tuple[int, Disposed]]) -> dict[str, Any]:
+    """The body of ``reverse_fulfillment_orders/dispose``, which names neither the order nor its lines."""
+    return {
+        **_ref("ReverseFulfillmentOrder", each.reverse_id),
+        "dispositions": [
+            {
+                "reverse_fulfillment_order_line_item": _ref("ReverseFulfillmentOrderLineItem", part_id),
+                "reverse_delivery_line_item": None,
+                "type": one.type.lower(),
+                "location": None if one.location_id is None else _ref("Location", one.location_id),
+                "quantity": one.quantity,
+            }
+            for part_id, one in disposed
+        ],
+        "total_dispositions": len(disposed),
+    }
+
+
 def order_fields(config: ShopConfig, order: Order) -> dict[str, Any]:
     """The fields of an order webhook."""
     total = _money(sum((Decimal(line.item.price) * line.quantity for line in order.lines), Decimal(0)))
@@ -114,11 +171,11 @@ def order_fields(config: ShopConfig, order: Order) -> dict[str, Any]:
         "phone": None,
         "presentment_currency": CURRENCY,
         "processed_at": created,
-        "source_name": "web" if order.location_id is None else "pos",
+        "source_name": order.source,
         "subtotal_price": total,
         "tags": "",
         "taxes_included": False,
-        "test": False,
+        "test": order.test,
         "total_discounts": "0.00",
         "total_line_items_price": total,
         "total_outstanding": "0.00",
@@ -137,7 +194,7 @@ def order_fields(config: ShopConfig, order: Order) -> dict[str, Any]:
         "refunds": [_refund(config, order, refund) for refund in order.refunds],
         "shipping_address": ADDRESS,
         "shipping_lines": [],
-        "returns": [],
+        "returns": [_ref("Return", each.id) for each in order.returns],
         "line_item_groups": [],
     }
 
@@ -152,7 +209,7 @@ def _line(line: Line) -> dict[str, Any]:
         "fulfillable_quantity": line.open,
         "fulfillment_service": "manual",
         "fulfillment_status": _line_status(line),
-        "gift_card": False,
+        "gift_card": item.gift_card,
         "grams": 100,
         "name": item.sku,
         "price": item.price,
@@ -161,7 +218,7 @@ def _line(line: Line) -> dict[str, Any]:
         "product_id": item.product_id,
         "properties": [],
         "quantity": line.quantity,
-        "requires_shipping": True,
+        "requires_shipping": not item.gift_card,
         "sku": item.sku,
         "taxable": True,
         "title": item.sku,
@@ -177,11 +234,10 @@ def _line(line: Line) -> dict[str, Any]:
 
 
 def _fulfillment(config: ShopConfig, order: Order, fulfillment: Fulfillment) -> dict[str, Any]:
-    at = shop_time(config, fulfillment.created_at)
     return {
         "id": fulfillment.id,
         "admin_graphql_api_id": gid("Fulfillment", fulfillment.id),
-        "created_at": at,
+        "created_at": shop_time(config, fulfillment.created_at),
         "location_id": fulfillment.location_id,
         "name": f"#{order.number}.{order.fulfillments.index(fulfillment) + 1}",
         "order_id": order.id,
@@ -189,11 +245,11 @@ def _fulfillment(config: ShopConfig, order: Order, fulfillment: Fulfillment) -> 
         "receipt": {},
         "service": "manual",
         "shipment_status": None,
-        "status": "success",
+        "status": fulfillment.status,
         "tracking_company": None,
         "tracking_number": None,
         "tracking_numbers": [],
-        "updated_at": at,
+        "updated_at": shop_time(config, fulfillment.updated_at),
         # In a fulfilment, `quantity` is what this fulfilment carries.
         "line_items": [
             {**_line(order.line(part.line_id)), "quantity": part.quantity} for part in fulfillment.parts
@@ -212,7 +268,7 @@ def _refund(config: ShopConfig, order: Order, refund: Refund) -> dict[str, Any]:
         "note": "",
         "user_id": None,
         "restock": any(part.restock_type != "no_restock" for part in refund.parts),
-        "return": None,
+        "return": None if refund.return_id is None else _ref("Return", refund.return_id),
         "duties": [],
         "order_adjustments": [],
         "refund_shipping_lines": [],
@@ -235,6 +291,10 @@ def _refunded(order: Order, part: RefundedPart) -> dict[str, Any]:
         "total_tax": 0.0,
         "line_item": _line(line),
     }
+
+
+def _ref(kind: str, number: int) -> dict[str, Any]:
+    return {"id": number, "admin_graphql_api_id": gid(kind, number)}
 
 
 def _order_status(order: Order) -> str | None:

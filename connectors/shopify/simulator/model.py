@@ -19,6 +19,11 @@ QuantityName = Literal[
     "available", "committed", "reserved", "damaged", "safety_stock", "quality_control", "incoming"
 ]
 RestockType = Literal["no_restock", "cancel", "return"]
+Source = Literal["web", "pos", "shopify_draft_order"]
+"""An order's ``source_name``."""
+FulfillmentOrderStatus = Literal["OPEN", "CLOSED", "CANCELLED"]
+Disposition = Literal["RESTOCKED", "NOT_RESTOCKED", "PROCESSING_REQUIRED", "MISSING"]
+"""What became of a returned unit (``ReverseFulfillmentOrderDispositionType``)."""
 
 
 class NotPossible(Rejected):
@@ -58,6 +63,7 @@ class Item(Struct, frozen=True, kw_only=True):
     policy: Literal["DENY", "CONTINUE"]  # CONTINUE: sold below zero
     price: str
     created_at: float
+    gift_card: bool = False
 
 
 class Level(Struct, frozen=True, kw_only=True):
@@ -99,11 +105,10 @@ class Line(Struct, frozen=True, kw_only=True):
 
     id: int
     item: Item
-    quantity: int
-    location_id: int  # where it was allocated; the webhook does not tell
+    quantity: int  # the most ever ordered: edits down and refunds leave it as it is
     fulfilled: int = 0
-    removed: int = 0  # refunded or cancelled before they were fulfilled
-    returned: int = 0  # refunded after they were fulfilled
+    removed: int = 0  # refunded, edited out or cancelled before they were fulfilled
+    returned: int = 0  # refunded or given back after they were fulfilled
 
     @property
     def open(self) -> int:
@@ -124,13 +129,69 @@ class Part(Struct, frozen=True, kw_only=True):
     quantity: int
 
 
+class FulfillmentOrderPart(Struct, frozen=True, kw_only=True):
+    """Some units of a line, in a fulfilment order."""
+
+    id: int
+    line_id: int
+    total: int
+    remaining: int  # not fulfilled yet
+
+
+class FulfillmentOrder(Struct, frozen=True, kw_only=True):
+    """Units that are to leave one location: nowhere else does Shopify tell where an order is allocated."""
+
+    id: int
+    location_id: int
+    created_at: float
+    updated_at: float
+    status: FulfillmentOrderStatus = "OPEN"
+    parts: tuple[FulfillmentOrderPart, ...]
+
+
 class Fulfillment(Struct, frozen=True, kw_only=True):
     """Units that left a location."""
 
     id: int
     created_at: float
+    updated_at: float
     location_id: int
     parts: tuple[Part, ...]
+    status: Literal["success", "cancelled"] = "success"
+
+
+class Disposed(Struct, frozen=True, kw_only=True):
+    """What became of some units of a returned line."""
+
+    id: int
+    type: Disposition
+    quantity: int
+    location_id: int | None  # set when they were restocked
+    created_at: float
+
+
+class ReturnedPart(Struct, frozen=True, kw_only=True):
+    """Some units of a line, in a return (and in its one reverse fulfilment order)."""
+
+    id: int
+    line_id: int
+    quantity: int
+    disposed: tuple[Disposed, ...] = ()
+
+    @property
+    def undecided(self) -> int:
+        """Units of which nothing became yet."""
+        return self.quantity - sum(each.quantity for each in self.disposed)
+
+
+class Return(Struct, frozen=True, kw_only=True):
+    """Fulfilled units that a customer gives back."""
+
+    id: int
+    reverse_id: int  # of its reverse fulfilment order
+    created_at: float
+    parts: tuple[ReturnedPart, ...]
+    processed: bool = False
 
 
 class RefundedPart(Struct, frozen=True, kw_only=True):
@@ -148,7 +209,8 @@ class Refund(Struct, frozen=True, kw_only=True):
 
     id: int
     created_at: float
-    parts: tuple[RefundedPart, ...]
+    parts: tuple[RefundedPart, ...]  # empty: only money went back
+    return_id: int | None = None  # the return that it pays for
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -158,11 +220,16 @@ class Order(Struct, frozen=True, kw_only=True):
     number: int
     created_at: float
     updated_at: float
-    location_id: int | None  # set for a till's order only
+    location_id: int | None  # set for a till's order and some drafts
     lines: tuple[Line, ...]
+    source: Source = "web"
+    test: bool = False
+    moves: bool = True  # False: imported past the inventory (inventoryBehaviour BYPASS)
     cancelled_at: float | None = None
+    fulfillment_orders: tuple[FulfillmentOrder, ...] = ()
     fulfillments: tuple[Fulfillment, ...] = ()
     refunds: tuple[Refund, ...] = ()
+    returns: tuple[Return, ...] = ()
 
     def line(self, line_id: int) -> Line:
         """The line with that id; raises NotPossible naming both."""
@@ -170,6 +237,13 @@ class Order(Struct, frozen=True, kw_only=True):
             if line.id == line_id:
                 return line
         raise NotPossible(f"order {self.id} has no line {line_id}")
+
+    def returned(self, return_id: int) -> Return:
+        """The return with that id; raises NotPossible naming both."""
+        for each in self.returns:
+            if each.id == return_id:
+                return each
+        raise NotPossible(f"order {self.id} has no return {return_id}")
 
 
 class Webhook(Struct, frozen=True, kw_only=True):
@@ -195,7 +269,12 @@ class LogKind(StrEnum):
     REFUSED = "refused"  # an order was not accepted: this line had too few units
     CANCELLED = "cancelled"  # open units of a cancelled order
     FULFILLED = "fulfilled"
+    UNFULFILLED = "unfulfilled"  # a fulfilment was cancelled
     REFUNDED = "refunded"
+    MOVED = "moved"  # a fulfilment order went to another location
+    CHANGED = "changed"  # an order was edited
+    RETURNED = "returned"  # units of a return were restocked
+    DELETED = "deleted"  # open units of a deleted order
     EDITED = "edited"  # changed by hand
     ACTIVATED = "activated"
     DEACTIVATED = "deactivated"

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from connectors.shopify.simulator.bodies import order_body, refund_body
+from connectors.shopify.simulator.act import (
+    Act,
+    known_location,
+    open_order,
+    positive,
+    refunded,
+    with_lines,
+)
+from connectors.shopify.simulator.allocation import Places, allocated, closed, open_places, routed, taken
+from connectors.shopify.simulator.bodies import fulfillment_order_fields
 from connectors.shopify.simulator.model import (
     Fulfillment,
     Item,
-    Level,
     Line,
     LogKind,
     NotPossible,
@@ -26,6 +33,7 @@ from connectors.shopify.simulator.model import (
     Refund,
     RefundedPart,
     RestockType,
+    Source,
     Webhook,
 )
 from connectors.shopify.simulator.world import ShopState, World
@@ -38,6 +46,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     item: int | None = None
     variant: int | None = None
     sku: str | None = None
+    places: dict[int, int] | None = None  # location id to units: how order routing decided
 
 
 class Sale(Struct, frozen=True, kw_only=True):
@@ -47,18 +56,31 @@ class Sale(Struct, frozen=True, kw_only=True):
     webhooks: list[Webhook]
 
 
-def sell(world: World, domain: str, wanted: Sequence[Wanted], location: int | None = None) -> Sale:
+class Checkout(Struct, frozen=True, kw_only=True):
+    """How an order is placed."""
+
+    location: int | None = None  # a till's order of that place, or of a draft made there
+    source: Source | None = None  # by default web, or pos with a location
+    spread: bool = False  # order routing looks at all locations, not only at the default one
+    taken: bool = False  # the customer takes the goods along: fulfilled at once
+    test: bool = False
+    bypass: bool = False  # imported past the inventory: moves nothing, and does not say so
+
+
+WEB = Checkout()
+
+
+def sell(
+    world: World, domain: str, wanted: Sequence[Wanted], location: int | None = None, how: Checkout = WEB
+) -> Sale:
     """Place an order: all of it or, when a tracked DENY item has too few units, nothing.
 
-    A web order is allocated at the shop's default location and does not say so; with ``location`` it is
-    a till's order of that place.
+    A web order does not say where it is allocated; with ``location`` it is a till's order of that place.
     """
     shop = world.shop(domain)
-    place = shop.config.default_location_id if location is None else _location(shop, location)
-    asked = [(shop.find(item=w.item, variant=w.variant, sku=w.sku), _positive(w.quantity)) for w in wanted]
-    if not asked:
-        raise NotPossible(f"{domain}: an order needs a line")
-    if _refuse(world, shop, asked, place):
+    how = replace(how, location=location if how.location is None else how.location)
+    asked = _asked(shop, wanted, how)
+    if not how.bypass and _refuse(world, shop, asked):
         return Sale(order=None, webhooks=[])
     now = world.clock()
     order = Order(
@@ -66,15 +88,37 @@ def sell(world: World, domain: str, wanted: Sequence[Wanted], location: int | No
         number=next(shop.order_numbers),
         created_at=now,
         updated_at=now,
-        location_id=location,
-        lines=tuple(Line(id=world.new_id(), item=i, quantity=q, location_id=place) for i, q in asked),
+        location_id=how.location,
+        lines=tuple(Line(id=world.new_id(), item=i, quantity=sum(p.values())) for i, p in asked),
+        source=how.source or ("web" if how.location is None else "pos"),
+        test=how.test,
+        moves=not how.bypass,
     )
-    shop.orders[order.id] = order
-    act = _Act(world, shop, order.id)
-    for line in order.lines:
-        moved = {"available": -line.quantity, "committed": line.quantity}
-        act.move(line, place, line.quantity, LogKind.SOLD, moved)
-    return Sale(order=order, webhooks=act.webhooks(["orders/create"]))
+    where = [(line.id, places) for line, (_, places) in zip(order.lines, asked, strict=True)]
+    shop.orders[order.id] = order = allocated(world, order, where)
+    act = Act(world, shop, order)
+    commit(act, order.lines, [places for _, places in asked], LogKind.SOLD)
+    if how.taken:
+        _fulfil(act, order, {line.id: line.open for line in order.lines}, None)
+    return Sale(order=shop.orders[order.id], webhooks=_sale_webhooks(act, shop.orders[order.id], how))
+
+
+def commit(act: Act, lines: Sequence[Line], places: Sequence[Mapping[int, int]], kind: LogKind) -> None:
+    """Units of new or longer lines are promised where they are allocated."""
+    for line, allocation in zip(lines, places, strict=True):
+        for location, units in allocation.items():
+            act.move(line, location, units, kind, {"available": -units, "committed": units})
+
+
+def asked_places(shop: ShopState, wanted: Wanted, item: Item, *, spread: bool, default: int) -> Places:
+    """Where a wanted line is allocated."""
+    if wanted.places is not None:
+        if sum(wanted.places.values()) != wanted.quantity or min(wanted.places.values()) < 1:
+            raise NotPossible(f"places {wanted.places} are not the quantity {wanted.quantity}")
+        return {known_location(shop, location): units for location, units in wanted.places.items()}
+    if spread:
+        return routed(shop, item.id, positive(wanted.quantity))
+    return {default: positive(wanted.quantity)}
 
 
 def fulfil(
@@ -84,42 +128,18 @@ def fulfil(
     lines: Mapping[int, int] | None = None,
     location: int | None = None,
 ) -> list[Webhook]:
-    """Ship units (line id to quantity; all open ones by default), from another location if one is given.
+    """Ship units (line id to quantity; all open ones by default): a fulfilment for each place they leave.
 
-    Shopify moves the allocation first, so from elsewhere the units go back to available where they were
-    committed and leave from the other place (facts 6: moved, then fulfilled).
+    They leave where they are allocated, or from ``location``. Shopify moves the allocation first, so from
+    elsewhere the units go back to available where they were committed and leave from the other place
+    (facts 6: moved, then fulfilled).
     """
-    shop, order = _open_order(world, domain, order_id)
+    shop, order = open_order(world, domain, order_id)
     parts = _parts(order, lines)
     if location is not None:
-        _location(shop, location)
-    places = {order.line(line_id).location_id if location is None else location for line_id in parts}
-    if len(places) > 1:
-        raise NotPossible(f"order {order_id}: one fulfilment cannot leave from {sorted(places)}")
-    place = places.pop()
-    act = _Act(world, shop, order_id)
-    for line_id, quantity in parts.items():
-        line = order.line(line_id)
-        if place == line.location_id:
-            act.move(line, place, quantity, LogKind.FULFILLED, {"committed": -quantity})
-        else:
-            back = {"available": quantity, "committed": -quantity}
-            act.move(line, line.location_id, quantity, LogKind.FULFILLED, back)
-            act.move(line, place, quantity, LogKind.FULFILLED, {"available": -quantity})
-    fulfillment = Fulfillment(
-        id=world.new_id(),
-        created_at=world.clock(),
-        location_id=place,
-        parts=tuple(Part(id=world.new_id(), line_id=n, quantity=q) for n, q in parts.items()),
-    )
-    order = act.save(
-        replace(
-            order,
-            fulfillments=(*order.fulfillments, fulfillment),
-            lines=tuple(replace(ln, fulfilled=ln.fulfilled + parts.get(ln.id, 0)) for ln in order.lines),
-        )
-    )
-    done = not any(line.open for line in order.lines)
+        known_location(shop, location)
+    act = Act(world, shop, order)
+    done = not any(line.open for line in _fulfil(act, order, parts, location).lines)
     return act.webhooks(["orders/updated", *(["orders/fulfilled"] if done else [])])
 
 
@@ -131,22 +151,22 @@ def cancel(world: World, domain: str, order_id: int, *, restock: bool, refund: b
     restocked: refund lines are the only place where Shopify says that units were restocked, so a restock
     without money back is taken to make a refund of nothing (facts 6 [U]). Without either there is none.
     """
-    shop, order = _open_order(world, domain, order_id)
+    shop, order = open_order(world, domain, order_id)
     if any(line.fulfilled for line in order.lines):
         raise NotPossible(f"order {order_id} has fulfilled units; refund it instead")
-    act = _Act(world, shop, order_id)
-    parts = []
+    act = Act(world, shop, order)
+    parts: list[RefundedPart] = []
     for line in order.lines:
         if line.open:
-            moved = {"committed": -line.open, **({"available": line.open} if restock else {})}
-            act.move(line, line.location_id, line.open, LogKind.CANCELLED, moved)
-            parts.append(_refunded(world, line, line.open, "cancel" if restock else "no_restock"))
+            places = open_places(order, line.id)
+            act.release(line, places, LogKind.CANCELLED, restock=restock)
+            parts += _refund_parts(world, line.id, places, "cancel" if restock else "no_restock")
     now = world.clock()
     told = refund or restock
     made = Refund(id=world.new_id(), created_at=now, parts=tuple(parts))
-    order = act.save(
+    act.save(
         replace(
-            order,
+            closed(world, order),
             cancelled_at=now,
             refunds=(*order.refunds, made) if told else order.refunds,
             lines=tuple(replace(line, removed=line.removed + line.open) for line in order.lines),
@@ -166,34 +186,31 @@ def refund(
     """Take units out of an order: ``cancel`` open ones, ``return`` fulfilled ones, or restock nothing.
 
     ``no_restock`` takes open units first; those leave committed and on_hand (facts 6 [U]), fulfilled
-    ones move nothing. A return goes to ``location``, by default where the line was allocated.
+    ones move nothing. A return goes to ``location``, by default to where the units left. Without ``lines``
+    only money goes back.
     """
     shop = world.shop(domain)
     order = shop.order(order_id)
-    if not lines:
-        raise NotPossible(f"order {order_id}: a refund needs a line")
     if location is not None:
-        _location(shop, location)
-    changed = {n: _after_refund(order.line(n), _positive(q), restock_type) for n, q in lines.items()}
-    act = _Act(world, shop, order_id)
-    parts = []
+        known_location(shop, location)
+    changed = {n: _after_refund(order.line(n), positive(q), restock_type) for n, q in lines.items()}
+    act = Act(world, shop, order)
+    parts: list[RefundedPart] = []
     for line_id, quantity in lines.items():
         line = order.line(line_id)
         removed = changed[line_id].removed - line.removed
-        place = location if location is not None and restock_type == "return" else line.location_id
-        moved = {"committed": -removed} if removed else {}
-        if restock_type != "no_restock":
-            moved["available"] = quantity
-        act.move(line, place, quantity, LogKind.REFUNDED, moved)
-        parts.append(_refunded(world, line, quantity, restock_type, place))
+        order, places = taken(world, order, line_id, removed, first=location)
+        act.release(line, places, LogKind.REFUNDED, restock=restock_type == "cancel")
+        if restock_type == "return":
+            place = left_from(order, line_id) if location is None else location
+            places = {place: quantity}
+            act.move(line, place, quantity, LogKind.REFUNDED, {"available": quantity})
+        if restock_type == "no_restock":
+            parts.append(refunded(world, line_id, quantity, restock_type, None))
+        else:
+            parts += _refund_parts(world, line_id, places, restock_type)
     made = Refund(id=world.new_id(), created_at=world.clock(), parts=tuple(parts))
-    act.save(
-        replace(
-            order,
-            refunds=(*order.refunds, made),
-            lines=tuple(changed.get(line.id, line) for line in order.lines),
-        )
-    )
+    act.save(replace(with_lines(order, changed), refunds=(*order.refunds, made)))
     return act.webhooks(["orders/updated"], made)
 
 
@@ -204,7 +221,7 @@ def edit_stock(
     """Change ``available`` by hand, by a delta or to a value; on_hand follows (facts 2.4)."""
     shop = world.shop(domain)
     item = shop.find(item=item_id)
-    _location(shop, location)
+    known_location(shop, location)
     if (delta is None) == (available is None):
         raise NotPossible("an edit needs either delta or available")
     if delta is None:
@@ -220,77 +237,103 @@ def set_active(world: World, domain: str, item_id: int, location: int, active: b
     """Stock an item at a location, or stop stocking it there; the quantities stay (facts 2.5)."""
     shop = world.shop(domain)
     item = shop.find(item=item_id)
-    level = world.set_active(shop, item.id, _location(shop, location), active)
+    level = world.set_active(shop, item.id, known_location(shop, location), active)
     topic = "inventory_levels/connect" if active else "inventory_levels/disconnect"
     return [world.level_webhook(level, shop, world.new_uuid(), topic)]
 
 
-class _Act:
-    """One action on one order: collects what it touched, to tell of it in one event."""
-
-    def __init__(self, world: World, shop: ShopState, order_id: int) -> None:
-        self._world = world
-        self._shop = shop
-        self._order_id = order_id
-        self._touched: dict[tuple[int, int], Level] = {}
-
-    def move(
-        self, line: Line, location: int, quantity: int, kind: LogKind, deltas: Mapping[str, int]
-    ) -> None:
-        about: dict[str, Any] = {"order": self._order_id, "line": line.id, "quantity": quantity}
-        if not line.item.tracked:
-            self._world.record(kind, self._shop, item=line.item.id, location=location, delta=0, **about)
-            return
-        level = self._world.move(self._shop, line.item.id, location, kind, deltas=deltas, **about)
-        if deltas:
-            self._touched[line.item.id, location] = level
-
-    def save(self, order: Order) -> Order:
-        self._shop.orders[order.id] = saved = replace(order, updated_at=self._world.clock())
-        return saved
-
-    def webhooks(self, topics: Sequence[str], made: Refund | None = None) -> list[Webhook]:
-        world, shop, event = self._world, self._shop, self._world.new_uuid()
-        order = shop.orders[self._order_id]
-        body = order_body(shop, order)
-        hooks = [world.webhook(shop, topic, event, body) for topic in topics]
-        if made is not None:
-            hooks.append(world.webhook(shop, "refunds/create", event, refund_body(shop, order, made)))
-        return hooks + [world.level_webhook(level, shop, event) for level in self._touched.values()]
+def _asked(shop: ShopState, wanted: Sequence[Wanted], how: Checkout) -> list[tuple[Item, Places]]:
+    default = shop.config.default_location_id if how.location is None else known_location(shop, how.location)
+    asked = []
+    for each in wanted:
+        item = shop.find(item=each.item, variant=each.variant, sku=each.sku)
+        asked.append((item, asked_places(shop, each, item, spread=how.spread, default=default)))
+    if not asked:
+        raise NotPossible(f"{shop.config.domain}: an order needs a line")
+    return asked
 
 
-def _refuse(world: World, shop: ShopState, asked: Sequence[tuple[Item, int]], place: int) -> bool:
+def _refuse(world: World, shop: ShopState, asked: Sequence[tuple[Item, Places]]) -> bool:
     """Whether an item is sold out for this order; what was refused is logged."""
-    totals: Counter[int] = Counter()
-    for item, quantity in asked:
+    totals: Counter[tuple[int, int]] = Counter()
+    for item, places in asked:
         if item.tracked and item.policy == "DENY":
-            totals[item.id] += quantity
-    short = {i: q for i, q in totals.items() if shop.available(i, place) < q}
-    for item_id, quantity in short.items():
-        available = shop.available(item_id, place)
+            totals.update({(item.id, location): units for location, units in places.items()})
+    short = {key: units for key, units in totals.items() if shop.available(*key) < units}
+    for (item_id, location), quantity in short.items():
+        available = shop.available(item_id, location)
         world.record(
-            LogKind.REFUSED, shop, item=item_id, location=place, quantity=quantity, available=available
+            LogKind.REFUSED, shop, item=item_id, location=location, quantity=quantity, available=available
         )
     return bool(short)
 
 
-def _open_order(world: World, domain: str, order_id: int) -> tuple[ShopState, Order]:
-    shop = world.shop(domain)
-    order = shop.order(order_id)
-    if order.cancelled_at is not None:
-        raise NotPossible(f"order {order_id} is cancelled")
-    return shop, order
+def _sale_webhooks(act: Act, order: Order, how: Checkout) -> list[Webhook]:
+    if not how.spread:
+        return act.webhooks(["orders/create"])
+    routed_to = [
+        ("fulfillment_orders/order_routing_complete", {"fulfillment_order": fulfillment_order_fields(each)})
+        for each in order.fulfillment_orders
+    ]
+    return act.told(*routed_to, topics=["orders/create"])
+
+
+def _fulfil(act: Act, order: Order, parts: Mapping[int, int], location: int | None) -> Order:
+    """Ship and save."""
+    leaving: dict[int, dict[int, int]] = {}  # by the place they leave: line id to units
+    for line_id, quantity in parts.items():
+        order, places = taken(act.world, order, line_id, quantity, first=location, shipped=True)
+        for allocated_at, units in places.items():
+            place = allocated_at if location is None else location
+            _ship(act, order.line(line_id), allocated_at, place, units)
+            here = leaving.setdefault(place, {})
+            here[line_id] = here.get(line_id, 0) + units
+    now = act.world.clock()
+    made = tuple(
+        Fulfillment(
+            id=act.world.new_id(),
+            created_at=now,
+            updated_at=now,
+            location_id=place,
+            parts=tuple(Part(id=act.world.new_id(), line_id=n, quantity=q) for n, q in units.items()),
+        )
+        for place, units in leaving.items()
+    )
+    lines = tuple(replace(each, fulfilled=each.fulfilled + parts.get(each.id, 0)) for each in order.lines)
+    return act.save(replace(order, lines=lines, fulfillments=(*order.fulfillments, *made)))
+
+
+def _ship(act: Act, line: Line, allocated_at: int, place: int, units: int) -> None:
+    if place == allocated_at:
+        act.move(line, place, units, LogKind.FULFILLED, {"committed": -units})
+        return
+    act.move(line, allocated_at, units, LogKind.FULFILLED, {"available": units, "committed": -units})
+    act.move(line, place, units, LogKind.FULFILLED, {"available": -units})
 
 
 def _parts(order: Order, lines: Mapping[int, int] | None) -> dict[int, int]:
     parts = {line.id: line.open for line in order.lines if line.open} if lines is None else dict(lines)
     for line_id, quantity in parts.items():
-        if _positive(quantity) > order.line(line_id).open:
+        if positive(quantity) > order.line(line_id).open:
             open_units = order.line(line_id).open
             raise NotPossible(f"line {line_id}: {quantity} to fulfil, but {open_units} are open")
     if not parts:
         raise NotPossible(f"order {order.id} has nothing to fulfil")
     return parts
+
+
+def left_from(order: Order, line_id: int) -> int:
+    """The location that units of a line left last; raises NotPossible when none has left."""
+    for each in reversed(order.fulfillments):
+        if each.status == "success" and any(part.line_id == line_id for part in each.parts):
+            return each.location_id
+    raise NotPossible(f"line {line_id} of order {order.id} has no fulfilment")
+
+
+def _refund_parts(
+    world: World, line_id: int, places: Mapping[int, int], restock_type: RestockType
+) -> list[RefundedPart]:
+    return [refunded(world, line_id, units, restock_type, place) for place, units in places.items()]
 
 
 def _after_refund(line: Line, quantity: int, restock_type: RestockType) -> Line:
@@ -300,24 +343,3 @@ def _after_refund(line: Line, quantity: int, restock_type: RestockType) -> Line:
         raise NotPossible(f"line {line.id}: {quantity} to refund as {restock_type}, but {possible} are there")
     removed = {"cancel": quantity, "return": 0, "no_restock": min(quantity, line.open)}[restock_type]
     return replace(line, removed=line.removed + removed, returned=line.returned + quantity - removed)
-
-
-def _refunded(
-    world: World, line: Line, quantity: int, restock_type: RestockType, place: int | None = None
-) -> RefundedPart:
-    where = None if restock_type == "no_restock" else place or line.location_id
-    return RefundedPart(
-        id=world.new_id(), line_id=line.id, quantity=quantity, restock_type=restock_type, location_id=where
-    )
-
-
-def _location(shop: ShopState, location_id: int) -> int:
-    if location_id not in shop.locations:
-        raise NotPossible(f"{shop.config.domain} has no location {location_id}")
-    return location_id
-
-
-def _positive(quantity: int) -> int:
-    if quantity < 1:
-        raise NotPossible(f"a quantity is at least 1, got {quantity}")
-    return quantity

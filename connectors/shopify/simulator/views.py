@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from binascii import Error as BadBase64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,10 @@ from graphql import GraphQLError
 
 from connectors.shopify.simulator.model import (
     STATES,
+    Disposed,
     Fulfillment,
+    FulfillmentOrder,
+    FulfillmentOrderPart,
     Item,
     Level,
     Line,
@@ -26,6 +29,8 @@ from connectors.shopify.simulator.model import (
     Part,
     Refund,
     RefundedPart,
+    Return,
+    ReturnedPart,
     gid,
     level_gid,
 )
@@ -104,15 +109,15 @@ def node_by(shop: ShopState, value: str) -> View | None:
 
 
 def _part_by(shop: ShopState, value: str) -> View | None:
-    """The fulfilment or the refund with this GID."""
-    fulfillment, refund = number_of("Fulfillment", value), number_of("Refund", value)
+    """What belongs to an order and has this GID."""
+    match = GID.match(value)
+    if match is None or match[1] not in _PARTS_OF_ORDERS:
+        return None
+    parts, key, view = _PARTS_OF_ORDERS[match[1]]
     for order in shop.orders.values():
-        for sent in order.fulfillments:
-            if sent.id == fulfillment:
-                return _fulfillment(shop, order, sent)
-        for given in order.refunds:
-            if given.id == refund:
-                return _refund(shop, order, given)
+        for each in getattr(order, parts):
+            if getattr(each, key) == int(match[2]):
+                return view(shop, order, each)
     return None
 
 
@@ -233,8 +238,8 @@ def order_view(shop: ShopState, order: Order) -> View:
     return {
         **_node("Order", order.id),
         "name": f"#{order.number}",
-        "test": False,
-        "sourceName": "web" if order.location_id is None else "pos",
+        "test": order.test,
+        "sourceName": order.source,
         "createdAt": created,
         "processedAt": created,
         "updatedAt": updated,
@@ -250,6 +255,10 @@ def order_view(shop: ShopState, order: Order) -> View:
         "refunds": lambda info, **args: [
             _refund(shop, order, each) for each in order.refunds[: args.get("first")]
         ],
+        "fulfillmentOrders": lambda info, **args: page(
+            [_fulfillment_order(shop, order, each) for each in order.fulfillment_orders], args
+        ),
+        "returns": lambda info, **args: page([_return(shop, order, each) for each in order.returns], args),
     }
 
 
@@ -300,8 +309,6 @@ def _line(shop: ShopState, line: Line) -> View:
 
 
 def _fulfillment(shop: ShopState, order: Order, fulfillment: Fulfillment) -> View:
-    at = utc_time(fulfillment.created_at)
-
     def part_view(part: Part) -> View:
         return {
             "id": gid("FulfillmentLineItem", part.id),
@@ -312,10 +319,10 @@ def _fulfillment(shop: ShopState, order: Order, fulfillment: Fulfillment) -> Vie
     return {
         **_node("Fulfillment", fulfillment.id),
         "name": f"#{order.number}-F{order.fulfillments.index(fulfillment) + 1}",
-        "status": "SUCCESS",
+        "status": fulfillment.status.upper(),
         "location": lambda info: location_by(shop, fulfillment.location_id),
-        "createdAt": at,
-        "updatedAt": at,
+        "createdAt": utc_time(fulfillment.created_at),
+        "updatedAt": utc_time(fulfillment.updated_at),
         "totalQuantity": sum(part.quantity for part in fulfillment.parts),
         "fulfillmentLineItems": lambda info, **args: page(
             [part_view(each) for each in fulfillment.parts], args
@@ -340,10 +347,95 @@ def _refund(shop: ShopState, order: Order, refund: Refund) -> View:
         **_node("Refund", refund.id),
         "note": "",
         "order": lambda info: order_view(shop, order),
+        "return": lambda info: next(
+            (_return(shop, order, each) for each in order.returns if each.id == refund.return_id), None
+        ),
         "createdAt": at,
         "updatedAt": at,
         "refundLineItems": lambda info, **args: page([part_view(each) for each in refund.parts], args),
     }
+
+
+def _fulfillment_order(shop: ShopState, order: Order, each: FulfillmentOrder) -> View:
+    def part_view(part: FulfillmentOrderPart) -> View:
+        item = order.line(part.line_id).item
+        return {
+            "id": gid("FulfillmentOrderLineItem", part.id),
+            "lineItem": lambda info: _line(shop, order.line(part.line_id)),
+            "inventoryItemId": gid("InventoryItem", item.id),
+            "sku": item.sku,
+            "totalQuantity": part.total,
+            "remainingQuantity": part.remaining,
+        }
+
+    return {
+        "__typename": "FulfillmentOrder",
+        "id": gid("FulfillmentOrder", each.id),
+        "status": each.status,
+        "order": lambda info: order_view(shop, order),
+        "orderId": gid("Order", order.id),
+        "orderName": f"#{order.number}",
+        "assignedLocation": {
+            "name": shop.locations[each.location_id].name,
+            "location": lambda info: location_by(shop, each.location_id),
+        },
+        "lineItems": lambda info, **args: page([part_view(part) for part in each.parts], args),
+        "createdAt": utc_time(each.created_at),
+        "updatedAt": utc_time(each.updated_at),
+    }
+
+
+def _return(shop: ShopState, order: Order, each: Return) -> View:
+    return {
+        "__typename": "Return",
+        "id": gid("Return", each.id),
+        "name": f"#{order.number}-R{order.returns.index(each) + 1}",
+        "status": "CLOSED" if each.processed else "OPEN",
+        "order": lambda info: order_view(shop, order),
+        "totalQuantity": sum(part.quantity for part in each.parts),
+        "createdAt": utc_time(each.created_at),
+        "reverseFulfillmentOrders": lambda info, **args: page([_reverse(shop, order, each)], args),
+    }
+
+
+def _reverse(shop: ShopState, order: Order, each: Return) -> View:
+    """The reverse fulfilment order of a return."""
+
+    def disposed_view(one: Disposed) -> View:
+        return {
+            "id": gid("ReverseFulfillmentOrderDisposition", one.id),
+            "type": one.type,
+            "quantity": one.quantity,
+            "location": lambda info: location_by(shop, one.location_id),
+            "createdAt": utc_time(one.created_at),
+        }
+
+    def part_view(part: ReturnedPart) -> View:
+        line = {"lineItem": lambda info: _line(shop, order.line(part.line_id))}
+        return {
+            "id": gid("ReverseFulfillmentOrderLineItem", part.id),
+            "totalQuantity": part.quantity,
+            "fulfillmentLineItem": {"id": gid("FulfillmentLineItem", part.id), **line},
+            "dispositions": [disposed_view(one) for one in part.disposed],
+        }
+
+    return {
+        "__typename": "ReverseFulfillmentOrder",
+        "id": gid("ReverseFulfillmentOrder", each.reverse_id),
+        "status": "OPEN" if any(part.undecided for part in each.parts) else "CLOSED",
+        "order": lambda info: order_view(shop, order),
+        "lineItems": lambda info, **args: page([part_view(part) for part in each.parts], args),
+    }
+
+
+_PARTS_OF_ORDERS: dict[str, tuple[str, str, Callable[[ShopState, Order, Any], View]]] = {
+    "Fulfillment": ("fulfillments", "id", _fulfillment),
+    "Refund": ("refunds", "id", _refund),
+    "FulfillmentOrder": ("fulfillment_orders", "id", _fulfillment_order),
+    "Return": ("returns", "id", _return),
+    "ReverseFulfillmentOrder": ("returns", "reverse_id", _reverse),
+}
+"""By GID type: where an order keeps such things, what their number is called, and their view."""
 
 
 def _cursor(index: int) -> str:

@@ -120,6 +120,7 @@ class World:
         tracked: bool = True,
         policy: Literal["DENY", "CONTINUE"] = "DENY",
         price: str = "19.90",
+        gift_card: bool = False,
         available: Mapping[int, int] | None = None,
     ) -> Item:
         """A new item with its levels (location id to units). It is set-up: nothing is sent or logged.
@@ -142,6 +143,7 @@ class World:
             policy=policy,
             price=price,
             created_at=self.clock(),
+            gift_card=gift_card,
         )
         shop.items[item.id] = item
         shop.item_of_variant[item.variant_id] = item.id
