@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from app.errors import OutcomeUnknown, Rejected, Retry
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
-from app.records import PushResult, Target, check_schema, encode, headers
+from app.records import Push, PushResult, Target, check_schema, encode, headers
 from connectors.shopify.client import CallRefused, ShopClients, ShopUnavailable, Throttled, UserFault
 from tables import pushes
 from tables.pushes import Entry, Intent, PushState
@@ -37,6 +38,9 @@ SHOP_PAUSE_S = 30.0
 """Before a shop that does not let us in is asked again."""
 REFUSAL_PAUSE_S = (1.0, 2.0, 4.0, 8.0)
 
+SYNC_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 900, 3600)
+"""Shopify's times have a resolution of a second; beyond an hour it does not matter by how much."""
+
 CONCURRENT = "IDEMPOTENCY_CONCURRENT_REQUEST"
 MISMATCH = "IDEMPOTENCY_KEY_PARAMETER_MISMATCH"
 NOT_EXECUTED = frozenset(
@@ -47,6 +51,12 @@ NOT_EXECUTED = frozenset(
 PUSHES = Counter("skustream_pushes_total", "Entries of writes, by what became of them", ["shop", "result"])
 CALLS = Histogram("skustream_shopify_write_seconds", "From the first try of a write to its answer", ["shop"])
 RETRIES = Counter("skustream_shopify_retries_total", "Writes sent again", ["shop", "error"])
+SYNC = Histogram(
+    "skustream_sync_seconds",
+    "From the oldest fact that a write carries out to the shop's answer",
+    ["shop"],
+    buckets=SYNC_BUCKETS_S,
+)
 WAITING = Gauge("skustream_listings_waiting", "Listings that may differ from their target", ["shop"])
 
 log = structlog.get_logger(__name__)
@@ -186,7 +196,7 @@ class Writer:
                 state = pushes.release(state, alone=known and not blamed)
                 result = PushResult.SPLIT
             transaction.put(self.pushes, entry.listing.encode(), state)
-            self._tell(transaction, state, entry, intent, result, error)
+            self._tell(transaction, entry, intent, result, error)
         transaction.delete(self.intents, intent_key(intent))
         again = [entry.listing for entry in intent.entries]
         transaction.after_commit(partial(self._notice, transaction.lane, intent.shop, again))
@@ -209,21 +219,25 @@ class Writer:
         letter = self._app.dead_letter(source, error, transaction.now_ms)
         topic, route = f"dead-letters.{self._app.service}", target.shop.encode()
         transaction.emit(topic, key, letter.value, letter.headers, route)
-        log.error("a listing is not written any more until its next target", error=str(error))
+        log.error(
+            "a listing is not written any more until its next target",
+            error=str(error),
+            correlation_id=target.correlation_id,
+        )
 
     def _tell(
         self,
         transaction: Transaction,
-        state: PushState,
         entry: Entry,
         intent: Intent,
         result: PushResult,
         error: str,
     ) -> None:
-        push = pushes.push_of(state, entry, intent, result, error)
+        at = datetime.fromtimestamp(transaction.now_ms / 1000, UTC)
+        push = pushes.push_of(entry, intent, result, at=at, error=error)
         head = headers(push, push.correlation_id)
         transaction.emit("shopify.pushes", entry.listing.encode(), encode(push), head, intent.shop.encode())
-        transaction.after_commit(PUSHES.labels(intent.shop, str(result)).inc)
+        transaction.after_commit(partial(_measure, push, at))
 
     # -- pumps -----------------------------------------------------------------------------------
 
@@ -362,6 +376,20 @@ class Pump:
             pause_s=round(state.next_action.sleep, 1),
             error=str(error),
         )
+
+
+def _measure(push: Push, at: datetime) -> None:
+    PUSHES.labels(push.shop, str(push.result)).inc()
+    if push.result is PushResult.ACKNOWLEDGED and push.occurred_at is not None:
+        SYNC.labels(push.shop).observe(max(0.0, (at - push.occurred_at).total_seconds()))
+    log.debug(
+        "a listing was written",
+        listing=f"{push.shop}/{push.item}/{push.location_id}",
+        delta=push.delta,
+        result=str(push.result),
+        intent=push.intent,
+        correlation_id=push.correlation_id,
+    )
 
 
 class TargetRecord(msgspec.Struct, kw_only=True):

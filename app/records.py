@@ -187,6 +187,7 @@ class StockRecord(Record, frozen=True, kw_only=True):
     listings: list[Listing] = []
     moved: dict[str, Moved] = {}  # by listing key
     recent_orders: list[str] = []  # "{shop}/{order}" of the last commits, newest last, for alerts
+    occurred_at: Instant | None = None  # of the fact behind the last change
     updated_at: Instant | None = None
     correlation_id: str = ""  # of the last change
 
@@ -252,6 +253,7 @@ class Target(Record, frozen=True, kw_only=True):
     version: int  # of the stock record; a lower one than known is old
     imported_total: int = 0  # running total: see Moved
     off: bool = False  # never written: see Listing
+    occurred_at: Instant | None = None  # of the fact behind it
     updated_at: Instant | None = None
     correlation_id: str = ""
 
@@ -286,8 +288,9 @@ class Push(Record, frozen=True, kw_only=True):
     attempts: int = 1
     error: str = ""
     target_version: int = 0
-    updated_at: Instant | None = None
-    correlation_id: str = ""
+    occurred_at: Instant | None = None  # of the oldest fact that the write carries out
+    updated_at: Instant | None = None  # when the answer was taken
+    correlation_id: str = ""  # of the target that the write carries out
 
 
 class DriftClass(StrEnum):

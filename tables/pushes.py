@@ -12,10 +12,11 @@ Why the order of deltas does not matter: ``inventoryAdjustQuantities`` adds (sho
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from msgspec.structs import replace
 
-from app.records import Push, PushResult, Record, Target
+from app.records import Instant, Push, PushResult, Record, Target
 
 MAX_ENTRIES = 250
 """Of one call (shopify.dev "API limits": input arrays)."""
@@ -32,6 +33,7 @@ class PushState(Record, frozen=True, kw_only=True):
     refusals: int = 0  # in a row
     held: str = ""  # why it is not written any more; the next target tries once
     alone: bool = False  # it was in a refused call that named no entry: it goes by itself
+    since: Instant | None = None  # of the oldest fact that no write has carried out yet
 
 
 class Entry(Record, frozen=True, kw_only=True):
@@ -41,6 +43,8 @@ class Entry(Record, frozen=True, kw_only=True):
     delta: int
     wanted: int
     version: int  # of the target
+    occurred_at: Instant | None = None  # of the oldest fact that the entry carries out
+    correlation_id: str = ""  # of the target
 
 
 class Intent(Record, frozen=True, kw_only=True):
@@ -56,10 +60,12 @@ class Intent(Record, frozen=True, kw_only=True):
 def take_target(state: PushState | None, target: Target) -> PushState:
     """The state with a newer target; an older one changes nothing."""
     if state is None:
-        return PushState(target=target)
+        return PushState(target=target, since=target.occurred_at)
     if target.version <= state.target.version:
         return state
-    return replace(state, target=target, held="")
+    newer = replace(state, target=target, held="")
+    behind = newer.intent or newer.offset is None or difference(newer)
+    return replace(newer, since=(state.since or target.occurred_at) if behind else None)
 
 
 def take_units(state: PushState, units: int, asked: int) -> PushState:
@@ -102,13 +108,22 @@ def entries_of(states: Iterable[PushState]) -> list[Entry]:
     for state in states:
         if not needs_push(state) or (state.alone and entries):
             continue
-        target = state.target
-        entries.append(
-            Entry(listing=target.key, delta=difference(state), wanted=target.wanted, version=target.version)
-        )
+        entries.append(_entry(state))
         if state.alone or len(entries) == MAX_ENTRIES:
             break
     return entries
+
+
+def _entry(state: PushState) -> Entry:
+    target = state.target
+    return Entry(
+        listing=target.key,
+        delta=difference(state),
+        wanted=target.wanted,
+        version=target.version,
+        occurred_at=state.since,
+        correlation_id=target.correlation_id,
+    )
 
 
 def begin(state: PushState, intent: Intent) -> PushState:
@@ -119,7 +134,8 @@ def begin(state: PushState, intent: Intent) -> PushState:
 def acknowledge(state: PushState, entry: Entry) -> PushState:
     """The shop has applied the entry."""
     assert state.offset is not None, "an entry is only made of a listing that was read"
-    return replace(state, offset=state.offset + entry.delta, intent="", refusals=0, alone=False)
+    told = replace(state, offset=state.offset + entry.delta, intent="", refusals=0, alone=False)
+    return replace(told, since=told.target.occurred_at if difference(told) else None)
 
 
 def refuse(state: PushState, error: str, limit: int) -> PushState:
@@ -144,8 +160,8 @@ def listing_parts(listing: str) -> tuple[str, int, int]:
     return shop, int(item), int(location_id)
 
 
-def push_of(state: PushState, entry: Entry, intent: Intent, result: PushResult, error: str = "") -> Push:
-    """The public record of what became of an entry."""
+def push_of(entry: Entry, intent: Intent, result: PushResult, *, at: datetime, error: str = "") -> Push:
+    """The public record of what became of an entry, as answered ``at``."""
     shop, item, location_id = listing_parts(entry.listing)
     return Push(
         shop=shop,
@@ -157,7 +173,9 @@ def push_of(state: PushState, entry: Entry, intent: Intent, result: PushResult, 
         result=result,
         error=error,
         target_version=entry.version,
-        correlation_id=state.target.correlation_id,
+        occurred_at=entry.occurred_at,
+        updated_at=at,
+        correlation_id=entry.correlation_id,
     )
 
 

@@ -130,6 +130,7 @@ def set_listings(
         record,
         listings=listings.listings,
         version=record.version + 1,
+        occurred_at=now,
         updated_at=now,
         correlation_id=correlation_id,
     )
@@ -307,6 +308,7 @@ def _changed(record: StockRecord, movement: Movement, level: Level, *, now: date
         listings=record.listings,
         moved=_moved(record, movement),
         recent_orders=_recent_orders(record, movement),
+        occurred_at=movement.occurred_at,
         updated_at=now,
         correlation_id=movement.correlation_id,
     )
@@ -438,6 +440,7 @@ def _target(key: str, record: StockRecord, listing: Listing) -> Target:
         version=record.version,
         imported_total=moved.imported_total,
         off=listing.off,
+        occurred_at=record.occurred_at,
         updated_at=record.updated_at,
         correlation_id=record.correlation_id,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from msgspec.structs import replace
 
 from app.records import Listing, PushResult, Target
 from tables import pushes
@@ -15,6 +17,8 @@ from tables.pushes import Entry, Intent, PushState
 from tables.stock import channel_target
 
 LISTING = "north.myshopify.com/11/21"
+BEGAN = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
+LATER = datetime(2026, 11, 2, 9, 1, tzinfo=UTC)
 
 
 def target(
@@ -109,17 +113,33 @@ def test_who_is_to_blame(entries: int, indexes: list[int | None], blamed: set[in
 
 
 def test_the_public_record_of_a_push() -> None:
-    state = PushState(target=target(5))
-    push = pushes.push_of(
-        state,
-        Entry(listing=state.target.key, delta=5, wanted=5, version=1),
-        _intent(),
-        PushResult.REFUSED,
-        "x",
-    )
+    entry = Entry(listing=LISTING, delta=5, wanted=5, version=1, occurred_at=BEGAN, correlation_id="event-1")
+    push = pushes.push_of(entry, _intent(), PushResult.REFUSED, at=LATER, error="x")
     assert (push.shop, push.item, push.location_id, push.delta, push.error) == (
         "north.myshopify.com", 11, 21, 5, "x",
     )  # fmt: skip
+    assert (push.occurred_at, push.updated_at, push.correlation_id) == (BEGAN, LATER, "event-1")
+
+
+def test_a_write_names_the_oldest_fact_that_it_carries_out() -> None:
+    state = read(pushes.take_target(None, _told(5, 1, BEGAN, "first")), 0)
+    state = pushes.take_target(state, _told(6, 2, LATER, "second"))
+    [entry] = pushes.entries_of([state])
+    assert (entry.occurred_at, entry.correlation_id) == (BEGAN, "second")
+    state = pushes.take_target(pushes.begin(state, _intent()), _told(7, 3, LATER, "third"))
+    state = pushes.acknowledge(state, entry)
+    [rest] = pushes.entries_of([state])
+    assert (rest.delta, rest.occurred_at, rest.correlation_id) == (1, LATER, "third")
+    assert pushes.acknowledge(pushes.begin(state, _intent()), rest).since is None
+
+
+def test_a_target_that_changes_nothing_shown_waits_for_no_write() -> None:
+    state = read(pushes.take_target(None, _told(5, 1, BEGAN, "first")), 5)
+    assert pushes.take_target(state, _told(5, 2, LATER, "second")).since is None
+
+
+def _told(wanted: int, version: int, at: datetime, correlation_id: str) -> Target:
+    return replace(target(wanted, version=version), occurred_at=at, correlation_id=correlation_id)
 
 
 def _intent() -> Intent:
