@@ -25,6 +25,7 @@ from app.records import (
     Envelope,
     Order,
     OrderEdited,
+    OrderNotice,
     Record,
     Refund,
     check_schema,
@@ -32,6 +33,7 @@ from app.records import (
     encode,
     headers,
 )
+from connectors.shopify.changed_orders import READ_TOPIC, SEEN_TOPIC
 from connectors.shopify.client import ShopClients
 from tables.orders import (
     OrderRecord,
@@ -53,6 +55,7 @@ log = structlog.get_logger(__name__)
 decode_envelope = msgspec.json.Decoder(Envelope).decode
 decode_order = msgspec.json.Decoder(Order).decode
 decode_refund = msgspec.json.Decoder(Refund).decode
+decode_notice = msgspec.json.Decoder(OrderNotice).decode
 decode_edited = msgspec.json.Decoder(OrderEdited).decode
 
 
@@ -137,7 +140,7 @@ class OrderKeeper:
             record = take_order(known, known.shop, order, read=current)
         else:
             record = take_missing(known)
-        source = ReadRecord(topic="orders/read", timestamp=transaction.now_ms, key=key, value=encode(order))
+        source = ReadRecord(topic=READ_TOPIC, timestamp=transaction.now_ms, key=key, value=encode(order))
         return not self._settle(transaction, known, record, source, known.correlation_id).read_wanted
 
     def _settle(
@@ -321,6 +324,14 @@ def united(known: OrderRecord | None, envelope: Envelope) -> OrderRecord:
         if envelope.order_id is None:
             raise Rejected(f"{envelope.topic}: a marker without an order id")
         return take_notice(known, shop, envelope.order_id, at=_noticed_at(envelope))
+    if envelope.topic == READ_TOPIC:
+        order = decode_order(body)
+        # A change that was noticed after the order was read may not be in it.
+        noticed_at = known.noticed_at if known is not None else None
+        return take_order(known, shop, order, read=noticed_at is None or order.updated_at >= noticed_at)
+    if envelope.topic == SEEN_TOPIC:
+        notice = decode_notice(body)
+        return take_notice(known, shop, notice.id, at=notice.updated_at)
     if envelope.topic == "refunds/create":
         return take_refund(known, shop, decode_refund(body))
     if envelope.topic == "orders/edited":

@@ -22,6 +22,7 @@ from app.records import Movement, MovementKind, Policy, State
 from app.services import SERVICES, WORKERS
 from app.services import run as run_service
 from app.settings import Settings, load_settings
+from app.shop_commands import orders, shop
 from app.shops import load_shops
 from app.verify import verify as verify_stores
 from benchmarks.commands import bench
@@ -292,5 +293,5 @@ def _show_positions(found: dict[int, Any], as_json: bool) -> None:
         click.echo(f"lane {lane}: {offsets or 'nothing read yet'}")
 
 
-for command in (dev, demo, chaos, bench):
+for command in (dev, demo, chaos, bench, shop, orders):
     main.add_command(command)

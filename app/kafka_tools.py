@@ -16,6 +16,7 @@ from msgspec import Struct
 from app.errors import Misconfigured
 from app.exactly_once.partitioner import partition_of
 from app.records import (
+    Envelope,
     Listing,
     Listings,
     Movement,
@@ -89,6 +90,13 @@ async def send_listings(settings: Settings, listings: Iterable[Listings]) -> Non
 async def send_movements(settings: Settings, movements: Iterable[Movement]) -> None:
     """Write movements to stock.movements."""
     await _send(settings, "stock.movements", ((one.key, one, one.correlation_id) for one in movements))
+
+
+async def send_orders(settings: Settings, envelopes: Iterable[Envelope]) -> None:
+    """Write envelopes of orders to shopify.orders."""
+    await _send(
+        settings, "shopify.orders", ((f"{one.shop}/{one.order_id}", one, one.event_id) for one in envelopes)
+    )
 
 
 async def stock_of(settings: Settings, sku: str, location: str) -> StockRecord | None:

@@ -455,6 +455,13 @@ class Order(Record, frozen=True, kw_only=True):
     refunds: list[Refund] = []
 
 
+class OrderNotice(Record, frozen=True, kw_only=True):
+    """That an order had changed by an instant, and nothing about how (topic ``orders/seen``: a catch-up)."""
+
+    id: int
+    updated_at: Instant
+
+
 class EditedLine(Record, frozen=True, kw_only=True):
     """A line and by how much an edit changed it."""
 

@@ -16,6 +16,7 @@ import agents.orders
 import agents.reconcile
 import agents.shopify
 import agents.stock
+from agents.catch_up import CatchUp
 from app import receiver, topics
 from app.dead_letters import dead_letter
 from app.errors import Misconfigured
@@ -24,6 +25,7 @@ from app.logs import configure_logs
 from app.settings import Settings
 from app.shops import load_shops
 from connectors.shopify.client import ShopClients
+from tables.catch_up import settle_time
 
 
 def stock(settings: Settings) -> App:
@@ -56,7 +58,10 @@ def reconcile(settings: Settings) -> App:
     limits = agents.comparison.Limits(
         settle_s=settings.reconcile_settle_s, units=settings.reconcile_max_units
     )
-    agents.reconcile.register(app, clients, limits, agents.reconcile.Rhythm(settings.reconcile_sweep_s))
+    rhythm = agents.reconcile.Rhythm(settings.reconcile_sweep_s)
+    schedule = agents.reconcile.register(app, clients, limits, rhythm)
+    catch_up = CatchUp(app, clients, settle=settle_time(settings.catch_up_s))
+    schedule.every(settings.catch_up_s, "order catch-up", catch_up.run)
     return app
 
 

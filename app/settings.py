@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """How long a webhook, or the reading of missed orders, may take; nothing younger is corrected."""
     reconcile_max_units: int = Field(10, ge=0)
     """The largest unexplained difference, in units, that is corrected without `skustream reconcile apply`."""
+    catch_up_s: float = Field(180.0, ge=1.0, le=86_400.0)
+    """How often each shop is asked for changed orders, to find those whose webhooks never came."""
     receiver_host: str = "127.0.0.1"
     receiver_port: int = Field(8080, ge=1, le=65535)
     orders_port: int = Field(8081, ge=1, le=65535)

@@ -134,3 +134,12 @@ BULK_LEVELS = """{
   }
 }"""
 """The query of a bulk operation; each level names its item, because its parent's row may be anywhere."""
+
+CHANGED_ORDERS = gql("""
+query ChangedOrders($query: String!, $first: Int!, $after: String) {
+  orders(query: $query, first: $first, after: $after, sortKey: UPDATED_AT) {
+    nodes { legacyResourceId updatedAt }
+    pageInfo { hasNextPage endCursor }
+  }
+}
+""")

@@ -1,0 +1,55 @@
+"""What the orders agent makes of envelopes that are not Shopify's own: orders that were noticed or read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from agents.orders import united
+from app.records import Envelope, Order, OrderNotice, encode
+from connectors.shopify.changed_orders import READ_TOPIC, envelope_of
+from tables.orders import OrderRecord
+
+SHOP = "a.myshopify.com"
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+LATER = NOON + timedelta(seconds=5)
+
+
+def seen(known: OrderRecord | None, at: datetime) -> OrderRecord:
+    return united(known, envelope_of(SHOP, OrderNotice(id=7, updated_at=at), LATER))
+
+
+def read(known: OrderRecord | None, at: datetime) -> OrderRecord:
+    body = encode(Order(id=7, created_at=NOON, updated_at=at))
+    envelope = Envelope(shop=SHOP, topic=READ_TOPIC, received_at=LATER, order_id=7, body=msgspec.Raw(body))
+    return united(known, envelope)
+
+
+def test_an_order_nobody_told_of_is_to_be_read() -> None:
+    record = seen(None, NOON)
+    assert (record.order_id, record.noticed_at, record.notices) == (7, NOON, 1)
+
+
+def test_a_notice_of_what_is_known_changes_nothing() -> None:
+    known = read(None, LATER)
+    assert seen(known, NOON) is known
+    assert seen(known, LATER) is known
+
+
+def test_a_notice_of_a_later_change_asks_for_a_read() -> None:
+    assert seen(read(None, NOON), LATER).noticed_at == LATER
+
+
+def test_an_order_that_was_read_answers_what_was_noticed_up_to_then() -> None:
+    assert read(seen(None, LATER), LATER).noticed_at is None
+    assert read(seen(None, LATER), NOON).noticed_at == LATER
+    assert read(None, NOON).read_done == NOON
+    assert read(seen(None, LATER), NOON).read_done is None
+
+
+def test_the_same_change_has_the_same_ids_in_every_time_zone() -> None:
+    other = NOON.astimezone(tz=None)
+    one, two = (envelope_of(SHOP, OrderNotice(id=7, updated_at=at), LATER) for at in (NOON, other))
+    assert (one.webhook_id, one.event_id) == (two.webhook_id, two.event_id)
+    assert one.event_id == "seen:7:2026-11-02T12:00:00Z"
