@@ -11,7 +11,9 @@ import signal
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import product
 
+import msgspec
 import prometheus_client
 import structlog
 from aiohttp import web
@@ -21,10 +23,20 @@ from prometheus_client import Counter, Histogram
 
 from app.errors import Misconfigured, Rejected
 from app.exactly_once.partitioner import partition_of
-from app.records import DeadLetter, Record, encode, headers
+from app.records import Control, DeadLetter, Envelope, PrivacyRequest, Record, encode, headers
 from app.settings import Settings
 from app.shops import Shop, load_shops
-from connectors.shopify.webhooks import BODY_LIMIT_BYTES, Body, Delivery, Refused, accept, read_headers, scrub
+from connectors.shopify.webhooks import (
+    BODY_LIMIT_BYTES,
+    COMPLIANCE,
+    LEAVING,
+    Body,
+    Delivery,
+    Refused,
+    accept,
+    read_headers,
+    scrub,
+)
 
 ANSWER_LIMIT_S = 4.0
 HEAD_LIMIT_S = 10.0
@@ -35,9 +47,17 @@ STOP_LIMIT_S = 5.0
 MAX_REQUEST_BYTES = 9 << 20
 SERVICE = "receiver"
 
-RECEIVED = Counter("skustream_webhooks_total", "Webhooks stored", ["topic"])
+WEBHOOKS = Counter("skustream_webhooks_total", "Signed webhooks, by what became of them", ["topic", "result"])
 REFUSED = Counter("skustream_webhooks_refused_total", "Webhooks not answered with 200", ["reason"])
-DEAD = Counter("skustream_webhooks_dead_lettered_total", "Signed webhooks of an unexpected shape", ["topic"])
+AGE = Histogram(
+    "skustream_webhook_age_seconds",
+    "From Shopify's trigger to our answer",
+    ["topic"],
+    buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400),
+)
+LEFT = Counter(
+    "skustream_shop_left_total", "Webhooks by which a shop took our access away", ["shop", "topic"]
+)
 SECONDS = Histogram("skustream_webhook_seconds", "From the first byte to the answer")
 
 log = structlog.get_logger(__name__)
@@ -145,6 +165,8 @@ class Receiver:
         self._shops = shops
         self._kafka = kafka
         self._body_limit = body_limit
+        for shop, topic in product(shops, LEAVING):
+            LEFT.labels(shop, topic)  # an alert on its increase needs the zero before it
 
     def routes(self) -> list[web.RouteDef]:
         """The receiver's paths."""
@@ -176,6 +198,10 @@ class Receiver:
         shop = self._shops.get(delivery.shop)
         if shop is None:
             raise Refused(404, "unknown_shop", f"the shops file has no shop {delivery.shop[:80]!r}")
+        with structlog.contextvars.bound_contextvars(correlation_id=delivery.event_id):
+            await self._take_from(shop, delivery, request)
+
+    async def _take_from(self, shop: Shop, delivery: Delivery, request: web.Request) -> None:
         body = Body(shop.webhook_secrets, self._body_limit)
         async for chunk in request.content.iter_any():
             body.feed(chunk)
@@ -189,7 +215,21 @@ class Receiver:
             await self._dead_letter(delivery, body, error)
             return
         await self._kafka.store(record.topic, record.key, record.route, record.envelope, delivery.event_id)
-        RECEIVED.labels(delivery.topic).inc()
+        if delivery.topic in LEAVING:
+            await self._pause(delivery)
+        _note_stored(delivery, record.envelope)
+
+    async def _pause(self, delivery: Delivery) -> None:
+        """The shop has taken our access away: the writer shall not try on; its work is kept."""
+        control = Control(
+            shop=delivery.shop, action="pause", requested_at=datetime.now(UTC), reason=delivery.topic
+        )
+        key = delivery.shop.encode()
+        await self._kafka.store("shopify.controls", key, key, control, delivery.event_id)
+        LEFT.labels(delivery.shop, delivery.topic).inc()
+        log.error(
+            "a shop has left and is paused; see docs/privacy.md", shop=delivery.shop, topic=delivery.topic
+        )
 
     async def _dead_letter(self, delivery: Delivery, body: Body, error: Rejected) -> None:
         value = b"" if body.oversized else scrub(body.kept)
@@ -206,7 +246,7 @@ class Receiver:
         )
         key = delivery.shop.encode()
         await self._kafka.store(f"dead-letters.{SERVICE}", key, key, letter, delivery.event_id)
-        DEAD.labels(delivery.topic).inc()
+        WEBHOOKS.labels(delivery.topic, "dead_lettered").inc()
         log.warning("a webhook was dead-lettered", shop=delivery.shop, topic=delivery.topic, error=str(error))
 
     async def healthz(self, request: web.Request) -> web.Response:
@@ -287,6 +327,22 @@ async def serve(
     finally:
         await runner.cleanup()
         await kafka.close()
+
+
+def _note_stored(delivery: Delivery, envelope: Envelope) -> None:
+    WEBHOOKS.labels(delivery.topic, "stored").inc()
+    if delivery.triggered_at is not None:
+        age_s = (envelope.received_at - delivery.triggered_at).total_seconds()
+        AGE.labels(delivery.topic).observe(max(0.0, age_s))
+    log.debug("a webhook was stored", shop=delivery.shop, topic=delivery.topic, order=envelope.order_id)
+    if delivery.topic in COMPLIANCE:
+        request = msgspec.json.decode(envelope.body, type=PrivacyRequest)
+        log.warning(
+            "a privacy request: of these orders we hold ids, times and quantities, nothing about a person",
+            shop=delivery.shop,
+            topic=delivery.topic,
+            orders=request.orders,
+        )
 
 
 def _refused(request: web.Request, status: int, reason: str, message: str) -> web.Response:

@@ -366,11 +366,12 @@ class Correction(Record, frozen=True, kw_only=True):
 
 
 class Control(Record, frozen=True, kw_only=True):
-    """What an operator asks the writer to do with a shop (topic ``shopify.controls``)."""
+    """What the writer shall do with a shop, as an operator or the receiver asks (``shopify.controls``)."""
 
     shop: Name
-    action: Literal["resume"]  # write again to a shop that was paused
+    action: Literal["resume", "pause"]  # write again to a shop that was paused; or stop, and keep its work
     requested_at: Instant
+    reason: Annotated[str, Meta(max_length=2_000)] = ""
 
 
 # --- webhooks ------------------------------------------------------------------------------
@@ -543,6 +544,23 @@ class ShopLevel(Struct, frozen=True, kw_only=True, gc=False):
     active: bool  # whether the shop sells from it
     tracked: bool = True  # whether the shop counts the item at all
     changed_ms: int = 0  # when the shop last changed what is available, epoch
+
+
+class PrivacyRequest(Record, frozen=True, kw_only=True):
+    """``customers/data_request``, ``customers/redact`` and ``shop/redact``: what it is about, not whom.
+
+    The field names are those of shopify.dev "Privacy law compliance".
+    """
+
+    shop_id: int | None = None
+    orders_requested: list[int] = []
+    orders_to_redact: list[int] = []
+    data_request: CatalogRef | None = None
+
+    @property
+    def orders(self) -> list[int]:
+        """The customer's orders that are named."""
+        return [*self.orders_requested, *self.orders_to_redact]
 
 
 # --- dead letters --------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from app.records import (
     LevelChange,
     Order,
     OrderEdited,
+    PrivacyRequest,
     Record,
     Refund,
     encode,
@@ -50,6 +51,10 @@ _SNAPSHOTS = frozenset(
         "orders/paid",
     }
 )
+COMPLIANCE = frozenset({"customers/data_request", "customers/redact", "shop/redact"})
+"""What Shopify sends to every app when a customer or a shop asks about, or for the end of, their data."""
+LEAVING = frozenset({"app/uninstalled", "shop/redact"})
+"""After these the shop does not let us in any more."""
 _BODIES: dict[str, type[Record]] = {
     **dict.fromkeys(_SNAPSHOTS, Order),
     "refunds/create": Refund,
@@ -57,6 +62,7 @@ _BODIES: dict[str, type[Record]] = {
     "inventory_levels/update": LevelChange,
     "inventory_levels/connect": LevelChange,
     "inventory_levels/disconnect": LevelChange,
+    **dict.fromkeys(COMPLIANCE, PrivacyRequest),
 }
 _TOPIC = re.compile(r"[a-z0-9_]{1,64}(/[a-z0-9_]{1,64})+")
 _FIRST_ID = re.compile(rb'\A\s*\{\s*"id"\s*:\s*(\d{1,20})')

@@ -24,7 +24,7 @@ from app import topics
 from app.exactly_once.partitioner import partition_of
 from app.local_kafka import LocalKafka, external_bootstrap, free_port
 from app.receiver import Kafka, listen, make_app
-from app.records import DeadLetter, Envelope
+from app.records import Control, DeadLetter, Envelope, PrivacyRequest, correlation_of
 from app.settings import Settings
 from app.shops import Shop
 from connectors.shopify.webhooks import BODY_LIMIT_BYTES
@@ -143,6 +143,45 @@ async def test_a_body_over_the_limit_is_answered_and_leaves_a_marker(kafka: str,
     assert (await receiver.send("orders/updated", {**order(74), "note": "x" * 3 * LIMIT}))[0] == 200
     [record] = await stored(kafka, "shopify.orders", f"{SHOP}/74".encode())
     assert msgspec.json.decode(record.value, type=Envelope).oversized
+
+
+@pytest.mark.parametrize("topic", ["app/uninstalled", "shop/redact"])
+async def test_a_shop_that_leaves_is_paused(kafka: str, receiver: Client, topic: str) -> None:
+    before = len(await stored(kafka, "shopify.controls", SHOP.encode()))
+    body = {"id": 1, "shop_owner": "Ada Example", "email": "owner@example.com"}
+    assert (await receiver.send(topic, body, X_Shopify_Event_Id=f"event-{topic}"))[0] == 200
+    records = await stored(kafka, "shopify.controls", SHOP.encode())
+    control = msgspec.json.decode(records[-1].value, type=Control)
+    assert (len(records), control.shop, control.action, control.reason) == (before + 1, SHOP, "pause", topic)
+    assert correlation_of(records[-1].headers) == f"event-{topic}"
+    metrics = (await receiver.get("/metrics"))[1]
+    assert f'skustream_shop_left_total{{shop="{SHOP}",topic="{topic}"}} 1.0' in metrics
+    assert f'skustream_webhooks_total{{result="stored",topic="{topic}"}}' in metrics
+
+
+async def test_a_privacy_request_is_answered_and_kept_without_the_person(
+    kafka: str, receiver: Client
+) -> None:
+    customer = {"id": 191167, "email": "shopper@example.com", "phone": "555-625-1199"}
+    body = {"shop_id": 954889, "customer": customer, "orders_to_redact": [299938, 280263]}
+    wrong = await receiver.send("customers/redact", body, X_Shopify_Hmac_Sha256="bm8=")
+    assert wrong[0] == 401
+    assert (await receiver.send("customers/redact", body))[0] == 200
+    record = (await stored(kafka, "shopify.catalog", SHOP.encode()))[-1]
+    envelope = msgspec.json.decode(record.value, type=Envelope)
+    request = msgspec.json.decode(envelope.body, type=PrivacyRequest)
+    assert (envelope.topic, request.orders) == ("customers/redact", [299938, 280263])
+    assert b"shopper" not in record.value
+    assert b"191167" not in record.value
+
+
+async def test_the_age_of_a_delivery_is_measured(receiver: Client) -> None:
+    assert (await receiver.send("orders/paid", order(75), X_Shopify_Triggered_At="2026-11-02T09:15:00Z"))[
+        0
+    ] == 200
+    metrics = (await receiver.get("/metrics"))[1]
+    assert 'skustream_webhook_age_seconds_bucket{le="0.5",topic="orders/paid"} 0.0' in metrics
+    assert 'skustream_webhook_age_seconds_count{topic="orders/paid"} 1.0' in metrics
 
 
 @pytest.mark.skipif(external_bootstrap() is not None, reason="stops its own broker")
