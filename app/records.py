@@ -151,6 +151,7 @@ class Listing(Record, frozen=True, kw_only=True):
     percentage: Annotated[int, Meta(ge=0, le=100)] = 100  # of what is available
     threshold: Annotated[int, Meta(ge=0)] = 0  # with so many available units or fewer, nothing is listed
     off: bool = False  # the channel is never written
+    by_sku: bool = False  # it is listed because of the item's SKU, and follows it; else by hand, and stays
 
     @property
     def key(self) -> str:
@@ -165,6 +166,56 @@ class Listings(Record, frozen=True, kw_only=True):
     location: LocationCode
     listings: Annotated[list[Listing], Meta(max_length=MAX_LISTINGS)] = []
     updated_at: Instant | None = None
+    united: int = 0  # how many changes of single listings the key has seen; 0: written as a whole
+
+
+class ItemLevel(Record, frozen=True, kw_only=True):
+    """What a shop has of an item at one of its locations, in units; the names are Shopify's."""
+
+    location_id: int
+    active: bool  # an inactive level sells nothing, whatever it holds
+    available: int = 0
+    committed: int = 0
+    reserved: int = 0
+    damaged: int = 0
+    safety_stock: int = 0
+    quality_control: int = 0
+
+    @property
+    def on_hand(self) -> int:
+        """All units that are there (help.shopify.com "Inventory states")."""
+        held = self.reserved + self.damaged + self.safety_stock + self.quality_control
+        return self.available + self.committed + held
+
+
+class ShopItem(Record, frozen=True, kw_only=True):
+    """An inventory item of a shop as it was read, with its levels."""
+
+    item: int
+    sku: str = ""
+    tracked: bool = True  # an untracked item is sold without counting
+    variants: tuple[int, ...] = ()  # usually one; an item can be shared since API 2026-01
+    levels: tuple[ItemLevel, ...] = ()
+
+
+class ListingChange(Record, frozen=True, kw_only=True):
+    """One listing added to a stock key, or taken from it (topic ``stock.listing-changes``).
+
+    The listings of a key are one record, and shops change without knowing of each other: the owner of the
+    key unites their changes.
+    """
+
+    sku: Sku
+    location: LocationCode
+    listing: Listing
+    removed: bool = False
+    reason: Annotated[str, Meta(max_length=2_000)] = ""
+    correlation_id: Name = ""
+
+    @property
+    def key(self) -> str:
+        """The stock key ``{sku}@{location}``."""
+        return stock_key(self.sku, self.location)
 
 
 class Moved(Record, frozen=True, kw_only=True):
@@ -584,6 +635,7 @@ class DeadLetter(Record, frozen=True, kw_only=True):
 SCHEMAS: dict[type[Record], str] = {
     Movement: "movement/1",
     Listings: "listings/1",
+    ListingChange: "listing-change/1",
     StockRecord: "level/1",
     Outcome: "outcome/1",
     Alert: "alert/1",

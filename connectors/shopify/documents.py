@@ -31,6 +31,79 @@ query Levels($items: [ID!]!, $location: ID!) {
 }
 """)
 
+CATALOG_BULK = """
+{
+  inventoryItems {
+    edges {
+      node {
+        id
+        sku
+        tracked
+        variants { edges { node { id } } }
+        inventoryLevels(includeInactive: true) {
+          edges {
+            node {
+              id
+              isActive
+              location { id isActive }
+              quantities(names: [
+                "available", "committed", "reserved", "damaged", "safety_stock", "quality_control"
+              ]) { name quantity }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+"""
+"""Run as a bulk operation: every inventory item with its variants and its levels."""
+
+OPEN_ORDERS_BULK = """
+{ orders(query: "status:open") { edges { node { id displayFulfillmentStatus } } } }
+"""
+"""Run as a bulk operation: the orders that may hold units. `read_orders` shows those of the last 60 days."""
+
+ITEMS = gql("""
+query Items($items: [ID!]!, $levels: Int!) {
+  nodes(ids: $items) {
+    ... on InventoryItem {
+      id
+      sku
+      tracked
+      variants(first: 5) { nodes { id } }
+      inventoryLevels(first: $levels, includeInactive: true) {
+        nodes {
+          isActive
+          location { id isActive }
+          quantities(names: [
+            "available", "committed", "reserved", "damaged", "safety_stock", "quality_control"
+          ]) { name quantity }
+        }
+        pageInfo { hasNextPage endCursor }
+      }
+    }
+  }
+}
+""")
+
+ITEM_LEVELS = gql("""
+query ItemLevels($item: ID!, $first: Int!, $after: String) {
+  inventoryItem(id: $item) {
+    inventoryLevels(first: $first, after: $after, includeInactive: true) {
+      nodes {
+        isActive
+        location { id isActive }
+        quantities(names: [
+          "available", "committed", "reserved", "damaged", "safety_stock", "quality_control"
+        ]) { name quantity }
+      }
+      pageInfo { hasNextPage endCursor }
+    }
+  }
+}
+""")
+
 ORDER = gql("""
 query Order($id: ID!, $first: Int!, $after: String) {
   order(id: $id) {
