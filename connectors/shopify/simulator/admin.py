@@ -6,27 +6,32 @@ Bodies and answers are JSON. 422 says what is wrong: a bad body, or something th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 
 from connectors.shopify.simulator import after_sales, shopper
+from connectors.shopify.simulator.behaviour import Behaviour, Door, Positive
 from connectors.shopify.simulator.bodies import order_fields
 from connectors.shopify.simulator.delivery import Delivery, as_facts
 from connectors.shopify.simulator.faults import Faults, FaultSettings
 from connectors.shopify.simulator.graphql import Api
 from connectors.shopify.simulator.model import (
     Disposition,
+    LogKind,
     NotPossible,
     RestockType,
     ShopConfig,
     Webhook,
     level_gid,
 )
+from connectors.shopify.simulator.tokens import Tokens
 from connectors.shopify.simulator.world import ShopState, World
 
+BEHAVIOUR = Behaviour.__struct_fields__
 MAX_SHOWN = 100
 """Pending webhooks that are listed one by one; the count is always whole."""
 
@@ -184,6 +189,21 @@ class Edit(_Body, frozen=True, kw_only=True):
     active: bool | None = None
 
 
+class Behave(_Body, frozen=True, kw_only=True):
+    """How a shop treats the app from now on; what is not named stays as it is. See ``Behaviour``."""
+
+    shop: str
+    scopes: tuple[str, ...] | UnsetType = UNSET
+    door: Door | UnsetType = UNSET
+    door_s: Annotated[float, Meta(ge=0.0)] | None = None  # for how long; none: until it is changed
+    serves: str | UnsetType | None = UNSET
+    clock_skew_s: float | UnsetType = UNSET
+    token_life_s: Positive | UnsetType = UNSET
+    bulk_at_once: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    bulk_objects_s: Positive | UnsetType = UNSET
+    expire_tokens: bool = False  # all that were issued
+
+
 BodyT = TypeVar("BodyT")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -191,7 +211,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Admin:
     """The handlers."""
 
-    def __init__(self, world: World, api: Api, faults: Faults, delivery: Delivery) -> None:
+    def __init__(self, world: World, api: Api, faults: Faults, delivery: Delivery, tokens: Tokens) -> None:
+        self._tokens = tokens
         self._world = world
         self._api = api
         self._faults = faults
@@ -215,8 +236,15 @@ class Admin:
             "delete": _posted(DeleteOrder, self.delete),
             "edit": _posted(Edit, self.edit),
             "faults": _posted(FaultSettings, self.faults),
+            "behave": _posted(Behave, self.behave),
         }
-        gets = {"stock": self.stock, "log": self.log, "pending": self.pending, "healthz": self.healthz}
+        gets = {
+            "stock": self.stock,
+            "log": self.log,
+            "subscriptions": self.subscriptions,
+            "pending": self.pending,
+            "healthz": self.healthz,
+        }
         return [
             *(web.post(f"/_admin/{name}", handler) for name, handler in posts.items()),
             *(web.get(f"/_admin/{name}", handler) for name, handler in gets.items()),
@@ -336,18 +364,50 @@ class Admin:
         self._faults.set(body)
         return msgspec.to_builtins(body)
 
+    def behave(self, body: Behave) -> Any:
+        """Change how a shop treats the app."""
+        shop = self._world.shop(body.shop)
+        given = {
+            name: value
+            for name in BEHAVIOUR
+            if name != "door_until" and (value := getattr(body, name)) is not UNSET
+        }
+        if "door" in given:
+            given["door_until"] = None if body.door_s is None else self._world.clock() + body.door_s
+        shop.behaviour = replace(shop.behaviour, **given)
+        expired = self._tokens.expire(shop) if body.expire_tokens else 0
+        return {**msgspec.to_builtins(shop.behaviour), "expired_tokens": expired}
+
     async def stock(self, request: web.Request) -> web.Response:
         """All levels of all shops."""
         levels = [row for shop in self._world.shops.values() for row in _levels(shop)]
         return _json({"levels": levels})
 
     async def log(self, request: web.Request) -> web.Response:
-        """The log, from the entry after ``?after=SEQ``."""
+        """The log from the entry after ``?after=SEQ``; also by ``kind`` (or kinds), ``shop`` and ``key``."""
         after = request.query.get("after", "0")
         if not after.isdigit():
             raise web.HTTPUnprocessableEntity(text=f"after: expected a number, got {after!r}")
-        entries = self._world.log[int(after) :]
+        kinds = set(filter(None, request.query.get("kind", "").split(",")))
+        if kinds - set(LogKind):
+            raise web.HTTPUnprocessableEntity(text=f"kind: {kinds}; known are {', '.join(LogKind)}")
+        wanted = {name: request.query[name] for name in ("shop", "key") if name in request.query}
+        entries = [
+            entry
+            for entry in self._world.log[int(after) :]
+            if (not kinds or entry.kind in kinds)
+            and all(getattr(entry, name) == value for name, value in wanted.items())
+        ]
         return _json({"entries": entries, "last": len(self._world.log)})
+
+    async def subscriptions(self, request: web.Request) -> web.Response:
+        """Every webhook subscription of every shop, those of the app's configuration too."""
+        found = [
+            {"shop": domain, **msgspec.to_builtins(each)}
+            for domain, shop in self._world.shops.items()
+            for each in shop.subscriptions.values()
+        ]
+        return _json({"subscriptions": found})
 
     async def pending(self, request: web.Request) -> web.Response:
         """Webhooks under way; ``pending`` 0 is quiet."""

@@ -68,9 +68,9 @@ class Bucket:
             "requestedQueryCost": requested,
             "actualQueryCost": actual,
             "throttleStatus": {
-                "maximumAvailable": self.capacity,
+                "maximumAvailable": _whole(self.capacity),
                 "currentlyAvailable": int(self.available),
-                "restoreRate": self.restore_rate,
+                "restoreRate": _whole(self.restore_rate),
             },
         }
 
@@ -187,6 +187,11 @@ class Pricer:
                 condition = each.type_condition
                 kind = self._schema.get_type(condition.name.value) if condition else owner
                 yield from self._fields(kind, each.selection_set)
+
+
+def _whole(number: float) -> float:
+    """Without a fraction where there is none, as Shopify writes its own."""
+    return int(number) if number == int(number) else number
 
 
 def _response_name(node: FieldNode) -> str:

@@ -37,14 +37,19 @@ from graphql import (
 )
 from msgspec import Struct
 
+from connectors.shopify.simulator.access import refusals
+from connectors.shopify.simulator.activation import Activation
+from connectors.shopify.simulator.bulk import BulkOperations
 from connectors.shopify.simulator.cost import MAX_QUERY_COST, Bucket, Pricer
 from connectors.shopify.simulator.idempotency import KeyStore
 from connectors.shopify.simulator.model import Webhook
-from connectors.shopify.simulator.mutations import Mutations, Running
-from connectors.shopify.simulator.views import query_root
+from connectors.shopify.simulator.mutations import APP, Mutations, Running
+from connectors.shopify.simulator.paging import Records
+from connectors.shopify.simulator.reads import about_app, connections
+from connectors.shopify.simulator.subscriptions import Subscriptions
+from connectors.shopify.simulator.views import MAX_IDS, View, node_by, query_root, too_many
 from connectors.shopify.simulator.world import ShopState, World
 
-API_VERSION = "2026-10"
 MAX_DOCUMENTS = 256
 """Parsed documents that are kept: a client has a handful."""
 DOCUMENTATION = "https://shopify.dev/api/usage/rate-limits"
@@ -55,6 +60,8 @@ VALIDATION_CODES = {
     "Unknown type": "undefinedType",
 }
 """How graphql-core begins a message, and what Shopify calls the same error (facts 2.6)."""
+
+INACTIVE = {"message": "The shop is inactive.", "extensions": {"code": "SHOP_INACTIVE"}}
 
 Answer = dict[str, Any]
 
@@ -73,6 +80,8 @@ class Call(Struct, frozen=True, kw_only=True, eq=False):
     operation: OperationDefinitionNode
     variables: Mapping[str, Any]
     running: Running
+    field: str  # the first one at the top
+    keys: Sequence[str]  # of idempotency
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
@@ -84,8 +93,9 @@ class Refusal(Struct, frozen=True, kw_only=True):
 class Api:
     """The Admin GraphQL API of all shops of a world, for one app."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, bulk: BulkOperations) -> None:
         self._world = world
+        self._bulk = bulk
         self._schema = load_schema()
         self._keys: dict[str, KeyStore] = {}
         self._buckets: dict[str, Bucket] = {}
@@ -102,9 +112,16 @@ class Api:
         )
 
     def admit(
-        self, shop: ShopState, query: str, variables: Mapping[str, Any], operation_name: str | None = None
+        self,
+        shop: ShopState,
+        query: str,
+        variables: Mapping[str, Any],
+        operation_name: str | None = None,
+        base_url: str = "",
     ) -> Call | Refusal:
         """Parse and check a request, and take its idempotency keys until ``release``."""
+        if shop.behaviour.door_at(self._world.clock()) == "inactive":
+            return Refusal(answer={"errors": [INACTIVE]})
         parsed = _parse(query)
         if isinstance(parsed, list):
             return Refusal(answer={"errors": parsed})
@@ -114,11 +131,22 @@ class Api:
         wrong = list(_variable_errors(self._schema, operation, variables))
         if wrong:
             return Refusal(answer={"errors": wrong})
-        running = Running(variables=variables, webhooks=[])
-        keys = self._key_store(shop)
-        for key in _keys_of(operation, variables):
-            keys.begin(key, running)
-        return Call(shop=shop, document=parsed, operation=operation, variables=variables, running=running)
+        denied = refusals(self._schema, parsed, operation, shop.behaviour.scopes)
+        if denied:
+            return Refusal(answer={"data": None, "errors": denied})
+        running = Running(variables=variables, base_url=base_url, webhooks=[])
+        keys = _keys_of(operation, variables)
+        for key in keys:
+            self._key_store(shop).begin(key, running)
+        return Call(
+            shop=shop,
+            document=parsed,
+            operation=operation,
+            variables=variables,
+            running=running,
+            field=_first_field(operation),
+            keys=keys,
+        )
 
     def execute(self, call: Call) -> tuple[Answer, list[Webhook]]:
         """Run an admitted request if the bucket can pay; what it changed is told by the webhooks."""
@@ -153,21 +181,55 @@ class Api:
         self._key_store(call.shop).end(call.running)
 
     def _run(self, call: Call) -> ExecutionResult:
-        if call.operation.operation is OperationType.MUTATION:
-            keys = self._key_store(call.shop)
-            root = Mutations(self._world, call.shop, keys, call.running).root()
-        else:
-            root = query_root(call.shop)
+        mutation = call.operation.operation is OperationType.MUTATION
         return execute_sync(
             self._schema,
             call.document,
-            root_value=root,
+            root_value=self._mutations(call) if mutation else self._queries(call.shop),
             variable_values=dict(call.variables),
             operation_name=call.operation.name.value if call.operation.name else None,
         )
 
+    def _mutations(self, call: Call) -> View:
+        shop, running, bulk = call.shop, call.running, self._bulk
+        quantities = Mutations(self._world, shop, self._key_store(shop), running)
+        return {
+            **quantities.root(),
+            **Activation(self._world, shop, quantities, running).root(),
+            **Subscriptions(self._world, shop).mutations(),
+            "bulkOperationRunQuery": lambda info, query, groupObjects: bulk.run(  # noqa: N803
+                shop, query, groupObjects, running.base_url
+            ),
+            "bulkOperationCancel": lambda info, id: bulk.cancel(shop, id),  # noqa: A006
+        }
+
+    def _queries(self, shop: ShopState) -> View:
+        def node(info: object, id: str) -> View | None:  # noqa: A002  # the argument's name in the schema
+            return node_by(shop, id) or subscriptions.by_id(id) or self._bulk.by_id(shop, id)
+
+        def nodes(info: object, ids: Sequence[str]) -> list[View | None]:
+            if len(ids) > MAX_IDS:
+                raise too_many(len(ids))
+            return [node(info, each) for each in ids]
+
+        subscriptions = Subscriptions(self._world, shop)
+        return {
+            **query_root(shop),
+            **{name: records.connection for name, records in roots(self._world, shop).items()},
+            **about_app(shop.behaviour.scopes, APP),
+            **subscriptions.root(),
+            **self._bulk.root(shop),
+            "node": node,
+            "nodes": nodes,
+        }
+
     def _key_store(self, shop: ShopState) -> KeyStore:
         return self._keys.setdefault(shop.config.domain, KeyStore())
+
+
+def roots(world: World, shop: ShopState) -> Mapping[str, Records[Any]]:
+    """The connections at the top of a query, for pages and for bulk operations."""
+    return connections(shop, shop.behaviour.scopes, world.clock())
 
 
 @lru_cache(maxsize=MAX_DOCUMENTS)
@@ -259,6 +321,11 @@ def _keys_of(operation: OperationDefinitionNode, variables: Mapping[str, Any]) -
     literal = [value.value for value in values if isinstance(value, StringValueNode)]
     given = [variables.get(value.name.value) for value in values if isinstance(value, VariableNode)]
     return [*literal, *(key for key in given if isinstance(key, str))]
+
+
+def _first_field(operation: OperationDefinitionNode) -> str:
+    fields = [each for each in operation.selection_set.selections if isinstance(each, FieldNode)]
+    return fields[0].name.value if fields else ""
 
 
 def _too_expensive(requested: int) -> Answer:

@@ -25,6 +25,22 @@ FulfillmentOrderStatus = Literal["OPEN", "CLOSED", "CANCELLED"]
 Disposition = Literal["RESTOCKED", "NOT_RESTOCKED", "PROCESSING_REQUIRED", "MISSING"]
 """What became of a returned unit (``ReverseFulfillmentOrderDispositionType``)."""
 
+TOPICS = (
+    "app/scopes_update", "app/uninstalled", "bulk_operations/finish",
+    "fulfillments/create", "fulfillments/update",
+    "fulfillment_orders/cancelled", "fulfillment_orders/merged", "fulfillment_orders/moved",
+    "fulfillment_orders/order_routing_complete", "fulfillment_orders/split",
+    "inventory_items/create", "inventory_items/delete", "inventory_items/update",
+    "inventory_levels/connect", "inventory_levels/disconnect", "inventory_levels/update",
+    "locations/activate", "locations/create", "locations/deactivate", "locations/delete", "locations/update",
+    "orders/cancelled", "orders/create", "orders/delete", "orders/edited", "orders/fulfilled", "orders/paid",
+    "orders/partially_fulfilled", "orders/updated",
+    "products/create", "products/delete", "products/update", "refunds/create",
+    "returns/approve", "returns/cancel", "returns/close", "returns/process", "returns/reopen",
+    "returns/request", "returns/update", "reverse_fulfillment_orders/dispose", "shop/update",
+)  # fmt: skip
+"""The webhook topics that can be subscribed to here; Shopify has many more."""
+
 
 class NotPossible(Rejected):
     """A shopper, a merchant or a set-up call asked for what a shop cannot do; nothing has changed."""
@@ -36,12 +52,33 @@ class ShopConfig(Struct, frozen=True, kw_only=True):
     domain: str
     access_token: str
     webhook_secret: str
-    webhook_url: str  # every topic goes here
+    webhook_url: str  # where every topic goes at first, see `subscribed`
     default_location_id: int  # web orders are allocated here
+    client_id: str = ""  # of the app that asks for tokens; none: only the access token above
+    client_secret: str = ""
+    subscribed: Literal["api", "app", "none"] = "api"
+    """Who made the first subscriptions: calls of the API, the app's own configuration (never listed, never
+    deleted, facts 5.1), or nobody."""
     utc_offset_minutes: int = 60  # webhook timestamps are shop-local; not UTC, to catch naive readers
 
     def __repr__(self) -> str:
         return f"ShopConfig({self.domain!r})"
+
+
+class Subscription(Struct, frozen=True, kw_only=True):
+    """Where the webhooks of one topic go."""
+
+    id: int
+    topic: str
+    uri: str
+    created_at: float
+    updated_at: float
+    by_api: bool = True  # the app's configuration made it otherwise: not listed and not deleted
+    format: str = "JSON"
+    include_fields: tuple[str, ...] = ()  # none: the whole body
+    filter: str | None = None  # in search syntax, over the body's top fields
+    name: str | None = None
+    metafield_namespaces: tuple[str, ...] = ()
 
 
 class Location(Struct, frozen=True, kw_only=True):
@@ -280,7 +317,17 @@ class LogKind(StrEnum):
     DEACTIVATED = "deactivated"
     PUSHED = "pushed"  # an entry of a mutation was applied
     REPLAYED = "replayed"  # a mutation was answered from the key store and not executed
+    REQUEST = "request"  # a call of the API and what was answered
+    BULK_ENDED = "bulk_ended"
+    WEBHOOK_SENT = "webhook_sent"  # accepted by the receiver; `quantity` is the number of the try
+    WEBHOOK_FAILED = "webhook_failed"  # one try; `quantity` is its number
+    WEBHOOK_LOST = "webhook_lost"  # a fault: it never left
+    WEBHOOK_DUPLICATED = "webhook_duplicated"  # a fault: another one with the same id was sent
+    WEBHOOK_LATE = "webhook_late"  # a fault: it was held back
+    WEBHOOK_UNWANTED = "webhook_unwanted"  # nobody subscribes to the topic, or no longer
+    WEBHOOK_SAME = "webhook_same"  # left out: its fields did not change since the last one
     WEBHOOK_DROPPED = "webhook_dropped"  # given up after the last try
+    SUBSCRIPTION_DELETED = "subscription_deleted"  # nothing had been accepted for too long
 
 
 class LogEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -301,8 +348,10 @@ class LogEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     line: int | None = None
     quantity: int | None = None  # units asked for or moved
     name: str = ""  # pushes: the quantity that was written
-    key: str = ""  # pushes: the idempotency key
-    detail: str = ""  # mutation or topic
+    key: str = ""  # calls and pushes: the idempotency key; webhooks: the webhook's id
+    detail: str = ""  # root field or topic
+    result: str = ""  # calls: "ok", the HTTP status, or the first error's code
+    fault: str = ""  # the fault that struck, if any
 
 
 def gid(kind: str, number: int) -> str:

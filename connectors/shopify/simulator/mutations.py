@@ -1,4 +1,4 @@
-"""The three inventory mutations: idempotency, the rules, and what they change."""
+"""The mutations that write quantities: idempotency, the rules, and what they change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from graphql import GraphQLResolveInfo, print_ast
+from graphql import GraphQLError, GraphQLResolveInfo, Node, VariableNode, print_ast
 from graphql.execution.values import get_directive_values
 from msgspec import Struct
 
@@ -18,15 +18,14 @@ from connectors.shopify.simulator.views import (
     View,
     invalid,
     item_by,
-    level_view,
     location_by,
-    number_of,
     too_many,
     utc_time,
 )
 from connectors.shopify.simulator.world import ShopState, World
 
-APP_ID = 580111
+APP = {"__typename": "App", "id": gid("App", 580111), "title": "skustream"}
+"""The app on whose behalf everything is called."""
 
 Check = Callable[[ShopState, Mapping[str, Any]], tuple[list[Entry], list[UserError]]]
 
@@ -35,6 +34,7 @@ class Running(Struct, kw_only=True, eq=False):
     """One request while it is executed."""
 
     variables: Mapping[str, Any]  # as they came, in their order: they are part of the fingerprint
+    base_url: str = ""  # of the shop, as the caller reached it
     webhooks: list[Webhook] = []
 
 
@@ -56,7 +56,6 @@ class Mutations:
             "inventoryAdjustQuantities": lambda info, input: self._quantities(  # noqa: A006
                 info, input, "changes", "InventoryChangeInput", check_adjust
             ),
-            "inventoryActivate": self._activate,
         }
 
     def _quantities(
@@ -65,7 +64,8 @@ class Mutations:
         key = directive_key(info)
         rows = given[field]
         if any("changeFromQuantity" not in row for row in rows):
-            raise invalid(f"{row_type} must include the following argument: changeFromQuantity.")
+            told = f"{row_type} must include the following argument: changeFromQuantity."
+            raise GraphQLError(told, _where(info), extensions={"code": "INVALID_FIELD_ARGUMENTS"})
         if len(rows) > MAX_IDS:
             raise too_many(len(rows))
 
@@ -76,7 +76,7 @@ class Mutations:
             group = self._apply(key, info.field_name, given, entries)
             return {"inventoryAdjustmentGroup": group, "userErrors": []}
 
-        return self._once(info, key, "inventoryAdjustmentGroup", execute)
+        return self.once(info, key, "inventoryAdjustmentGroup", execute)
 
     def _apply(
         self, key: str, mutation: str, given: Mapping[str, Any], entries: Sequence[Entry]
@@ -104,7 +104,7 @@ class Mutations:
             "createdAt": utc_time(world.clock()),
             "reason": given["reason"],
             "referenceDocumentUri": given.get("referenceDocumentUri"),
-            "app": {"__typename": "App", "id": gid("App", APP_ID), "title": "skustream"},
+            "app": APP,
             "changes": lambda info, **args: [each for each in changes if _shown(each, args)],
         }
 
@@ -119,45 +119,7 @@ class Mutations:
             "location": location_by(self._shop, entry.location_id),
         }
 
-    def _activate(self, info: GraphQLResolveInfo[Any], **args: Any) -> View:
-        key = directive_key(info)
-        return self._once(info, key, "inventoryLevel", lambda: self._activated(key, args))
-
-    def _activated(self, key: str, args: Mapping[str, Any]) -> View:
-        world, shop = self._world, self._shop
-        item_id = number_of("InventoryItem", args["inventoryItemId"])
-        location_id = number_of("Location", args["locationId"])
-        if item_id not in shop.items or item_id is None:
-            return _not_activated("inventoryItemId", "The specified inventory item could not be found.")
-        if location_id not in shop.locations or location_id is None:
-            return _not_activated("locationId", "The specified location could not be found.")
-        quantities = {name: args[name] for name in ("available", "onHand") if args.get(name) is not None}
-        if len(quantities) > 1:
-            return _not_activated("available", "Not allowed to set both available and on hand quantities.")
-        level = shop.levels.get((item_id, location_id))
-        if level is not None and level.active:
-            if quantities:
-                (field,) = quantities
-                word = "available" if field == "available" else "on hand"
-                return _not_activated(
-                    field,
-                    f"Not allowed to set {word} quantity when the item is already active at the location.",
-                )
-            return {"inventoryLevel": level_view(shop, level), "userErrors": []}
-        level = world.set_active(shop, item_id, location_id, active=True)
-        event = world.new_uuid()
-        self._running.webhooks.append(
-            world.level_webhook(level, shop, event, topic="inventory_levels/connect")
-        )
-        for field, quantity in quantities.items():
-            delta = quantity - (level.available if field == "available" else level.on_hand)
-            level = world.move(
-                shop, item_id, location_id, LogKind.PUSHED,
-                deltas={"available": delta}, name="available", key=key, detail="inventoryActivate",
-            )  # fmt: skip
-        return {"inventoryLevel": level_view(shop, level), "userErrors": []}
-
-    def _once(
+    def once(
         self, info: GraphQLResolveInfo[Any], key: str, result_field: str, execute: Callable[[], View]
     ) -> View:
         """Execute, unless the key says that this was done, is being done or was something else."""
@@ -196,6 +158,14 @@ def directive_key(info: GraphQLResolveInfo[Any]) -> str:
     return key
 
 
+def _where(info: GraphQLResolveInfo[Any]) -> list[Node]:
+    """The field and the variables of its arguments: where Shopify points to for a bad input."""
+    field = info.field_nodes[0]
+    used = {each.value.name.value for each in field.arguments or () if isinstance(each.value, VariableNode)}
+    defined = info.operation.variable_definitions or ()
+    return [field, *(each for each in defined if each.variable.name.value in used)]
+
+
 def _shown(change: View, args: Mapping[str, Any]) -> bool:
     wanted = (
         ("inventoryItemIds", change["item"]["id"]),
@@ -203,8 +173,3 @@ def _shown(change: View, args: Mapping[str, Any]) -> bool:
         ("quantityNames", change["name"]),
     )
     return all(args.get(argument) is None or value in args[argument] for argument, value in wanted)
-
-
-def _not_activated(field: str, message: str) -> View:
-    # UserError, which this mutation answers with, has no code.
-    return {"inventoryLevel": None, "userErrors": [{"field": [field], "message": message}]}

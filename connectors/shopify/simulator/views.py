@@ -66,12 +66,8 @@ def query_root(shop: ShopState) -> View:
         "location": lambda info, id=None: location_by(  # noqa: A006
             shop, shop.config.default_location_id if id is None else number_of("Location", id)
         ),
-        "locations": lambda info, **args: page(
-            [location_view(each) for each in shop.locations.values()], args
-        ),
-        "node": lambda info, id: node_by(shop, id),  # noqa: A006
-        "nodes": lambda info, ids: nodes_by(shop, ids),
         "order": lambda info, id: order_by(shop, number_of("Order", id)),  # noqa: A006
+        "productVariant": lambda info, id: variant_by(shop, number_of("ProductVariant", id)),  # noqa: A006
         "shop": {
             "__typename": "Shop",
             "id": gid("Shop", shop.config.default_location_id),
@@ -80,13 +76,6 @@ def query_root(shop: ShopState) -> View:
             "ianaTimezone": "Europe/Berlin",
         },
     }
-
-
-def nodes_by(shop: ShopState, ids: Sequence[str]) -> list[View | None]:
-    """The objects with these GIDs, null where there is none."""
-    if len(ids) > MAX_IDS:
-        raise too_many(len(ids))
-    return [node_by(shop, each) for each in ids]
 
 
 def too_many(size: int) -> GraphQLError:
@@ -104,6 +93,7 @@ def node_by(shop: ShopState, value: str) -> View | None:
         or item_by(shop, number_of("InventoryItem", value))
         or order_by(shop, number_of("Order", value))
         or location_by(shop, number_of("Location", value))
+        or variant_by(shop, number_of("ProductVariant", value))
         or _part_by(shop, value)
     )
 
@@ -126,9 +116,15 @@ def item_by(shop: ShopState, item_id: int | None) -> View | None:
     return item_view(shop, shop.items[item_id]) if item_id in shop.items else None
 
 
+def variant_by(shop: ShopState, variant_id: int | None) -> View | None:
+    """The variant with this id."""
+    item_id = shop.item_of_variant.get(variant_id or 0)
+    return None if item_id is None else variant_view(shop, shop.items[item_id])
+
+
 def location_by(shop: ShopState, location_id: int | None) -> View | None:
     """The location with this id."""
-    return location_view(shop.locations[location_id]) if location_id in shop.locations else None
+    return location_view(shop, shop.locations[location_id]) if location_id in shop.locations else None
 
 
 def order_by(shop: ShopState, order_id: int | None) -> View | None:
@@ -142,8 +138,14 @@ def level_by(shop: ShopState, value: str) -> View | None:
     return level_view(shop, shop.levels[key]) if key and level_gid(shop.levels[key]) == value else None
 
 
-def location_view(location: Location) -> View:
+def location_view(shop: ShopState, location: Location) -> View:
     """A location; all of them are active and sell online."""
+
+    def levels(info: object, **args: Any) -> View:
+        mine = (each for (_, place), each in shop.levels.items() if place == location.id)
+        shown = [each for each in mine if each.active or args.get("includeInactive")]
+        return page([level_view(shop, each) for each in shown], args)
+
     return {
         **_node("Location", location.id),
         "name": location.name,
@@ -153,6 +155,7 @@ def location_view(location: Location) -> View:
         "shipsInventory": True,
         "hasActiveInventory": True,
         "activatable": False,
+        "inventoryLevels": levels,
         "createdAt": utc_time(location.created_at),
         "updatedAt": utc_time(location.created_at),
     }
@@ -167,8 +170,7 @@ def item_view(shop: ShopState, item: Item) -> View:
         return level_view(shop, found) if found is not None and shown else None
 
     def levels(info: object, **args: Any) -> View:
-        mine = (each for (item_id, _), each in shop.levels.items() if item_id == item.id)
-        shown = [each for each in mine if each.active or args.get("includeInactive")]
+        shown = [each for each in shop.levels_of(item.id) if each.active or args.get("includeInactive")]
         return page([level_view(shop, each) for each in shown], args)
 
     return {
@@ -176,10 +178,11 @@ def item_view(shop: ShopState, item: Item) -> View:
         "sku": item.sku,
         "tracked": item.tracked,
         "requiresShipping": True,
-        "duplicateSkuCount": lambda info: sum(each.sku == item.sku for each in shop.items.values()) - 1,
+        "duplicateSkuCount": lambda info: len(shop.items_of_sku[item.sku]) - 1,
         "inventoryLevel": level,
         "inventoryLevels": levels,
         "variant": lambda info: variant_view(shop, item),
+        "variants": lambda info, **args: page([variant_view(shop, item)], args),
         "createdAt": utc_time(item.created_at),
         "updatedAt": utc_time(item.created_at),
     }
@@ -191,10 +194,21 @@ def variant_view(shop: ShopState, item: Item) -> View:
     def total(info: object) -> int:
         return sum(shop.available(item.id, location_id) for location_id in shop.locations)
 
+    created = utc_time(item.created_at)
     return {
         **_node("ProductVariant", item.variant_id),
         "sku": item.sku,
         "title": item.sku,
+        "displayName": item.sku,
+        "product": {
+            **_node("Product", item.product_id),
+            "title": item.sku,
+            "status": "ACTIVE",
+            "createdAt": created,
+            "updatedAt": created,
+        },
+        "createdAt": created,
+        "updatedAt": created,
         "inventoryItem": lambda info: item_view(shop, item),
         "inventoryPolicy": item.policy,
         "inventoryQuantity": total,

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
+from connectors.shopify.simulator.behaviour import Behaviour
 from connectors.shopify.simulator.model import (
+    TOPICS,
     Item,
     Level,
     Location,
@@ -22,6 +24,7 @@ from connectors.shopify.simulator.model import (
     NotPossible,
     Order,
     ShopConfig,
+    Subscription,
     Webhook,
 )
 
@@ -40,10 +43,13 @@ class ShopState:
         self.locations: dict[int, Location] = {}
         self.items: dict[int, Item] = {}
         self.item_of_variant: dict[int, int] = {}
-        self.item_of_sku: dict[str, int] = {}  # the first one: a SKU is not unique in Shopify
         self.levels: dict[tuple[int, int], Level] = {}
+        self.locations_of_item: dict[int, list[int]] = {}  # where the item has a level, active or not
+        self.items_of_sku: dict[str, list[int]] = {}  # a SKU is not unique in Shopify
         self.level_of_id: dict[int, tuple[int, int]] = {}
         self.orders: dict[int, Order] = {}
+        self.subscriptions: dict[int, Subscription] = {}
+        self.behaviour = Behaviour()
         self.order_numbers = count(FIRST_ORDER_NUMBER)
 
     def find(self, *, item: int | None = None, variant: int | None = None, sku: str | None = None) -> Item:
@@ -51,7 +57,7 @@ class ShopState:
         if item is None and variant is not None:
             item = self.item_of_variant.get(variant)
         if item is None and sku is not None:
-            item = self.item_of_sku.get(sku)
+            item = next(iter(self.items_of_sku.get(sku, ())), None)
         if item not in self.items:
             raise NotPossible(
                 f"{self.config.domain} has no such item: item {item} variant {variant} SKU {sku}"
@@ -63,6 +69,10 @@ class ShopState:
         if order_id not in self.orders:
             raise NotPossible(f"{self.config.domain} has no order {order_id}")
         return self.orders[order_id]
+
+    def levels_of(self, item_id: int) -> list[Level]:
+        """Every level of an item, active or not."""
+        return [self.levels[item_id, place] for place in self.locations_of_item.get(item_id, ())]
 
     def available(self, item_id: int, location_id: int) -> int:
         """Units that a shopper can buy there; an inactive or absent level sells nothing."""
@@ -96,12 +106,27 @@ class World:
         return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
 
     def add_shop(self, config: ShopConfig) -> ShopState:
-        """A new shop with its default location; raises NotPossible when the domain is taken."""
+        """A new shop with its default location and subscriptions; raises NotPossible when it is there."""
         if config.domain in self.shops:
             raise NotPossible(f"there is a shop {config.domain} already")
         self.shops[config.domain] = shop = ShopState(config)
         self.add_location(config.domain, config.default_location_id, "Default")
+        if config.subscribed != "none":
+            self._subscribe_all(shop, by_api=config.subscribed == "api")
         return shop
+
+    def _subscribe_all(self, shop: ShopState, *, by_api: bool) -> None:
+        now = self.clock()
+        for topic in TOPICS:
+            made = Subscription(
+                id=self.new_id(),
+                topic=topic,
+                uri=shop.config.webhook_url,
+                created_at=now,
+                updated_at=now,
+                by_api=by_api,
+            )
+            shop.subscriptions[made.id] = made
 
     def add_location(self, domain: str, location_id: int, name: str) -> Location:
         """A location of a shop, or a new name for one that is there."""
@@ -147,7 +172,7 @@ class World:
         )
         shop.items[item.id] = item
         shop.item_of_variant[item.variant_id] = item.id
-        shop.item_of_sku.setdefault(sku, item.id)
+        shop.items_of_sku.setdefault(sku, []).append(item.id)
         for location_id, units in (available or {}).items():
             self._store(shop, replace(self._new_level(item.id, location_id, active=True), available=units))
         return item
@@ -229,5 +254,7 @@ class World:
         )
 
     def _store(self, shop: ShopState, level: Level) -> None:
+        if (level.item_id, level.location_id) not in shop.levels:
+            shop.locations_of_item.setdefault(level.item_id, []).append(level.location_id)
         shop.levels[level.item_id, level.location_id] = level
         shop.level_of_id[level.id] = (level.item_id, level.location_id)
