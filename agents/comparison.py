@@ -75,6 +75,13 @@ class Correctable(NamedTuple):
     correction: Correction
 
 
+def small(found: Iterable[Drift], limits: Limits) -> list[Drift]:
+    """The differences that may be corrected without being asked, as far as the first look tells."""
+    return [
+        one for one in found if not drift.may_correct(one, limit=limits.units, settle_ms=limits.settle_ms)
+    ]
+
+
 class Comparison:
     """Compares one shop; holds nothing between two comparisons but what is believed."""
 

@@ -19,7 +19,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from agents.beliefs import Beliefs
-from agents.comparison import Compared, Comparison, Correctable, Limits
+from agents.comparison import Compared, Comparison, Correctable, Limits, small
 from agents.schedule import Schedule
 from agents.shopify import shop_of
 from app.errors import Rejected
@@ -153,11 +153,7 @@ class Reconciler:
             await self._correct(lane, own.comparison, compared)
 
     async def _correct(self, lane: Lane, comparison: Comparison, compared: Compared) -> None:
-        limit, settle_ms = self._limits.units, self._limits.settle_ms
-        small = [
-            one for one in compared.found if not drift.may_correct(one, limit=limit, settle_ms=settle_ms)
-        ]
-        asked = await comparison.correctable(small)
+        asked = await comparison.correctable(small(compared.found, self._limits))
         if asked:
             await lane.submit(partial(self._ask, asked=asked))
 

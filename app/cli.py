@@ -18,6 +18,7 @@ from app.dev.commands import chaos, demo, dev
 from app.errors import Misconfigured, SkustreamError
 from app.exactly_once.set_positions import Start, set_positions, show_positions
 from app.logs import configure_logs
+from app.reconcile import reconcile
 from app.records import Movement, MovementKind, Policy, State
 from app.services import SERVICES, WORKERS
 from app.services import run as run_service
@@ -293,5 +294,5 @@ def _show_positions(found: dict[int, Any], as_json: bool) -> None:
         click.echo(f"lane {lane}: {offsets or 'nothing read yet'}")
 
 
-for command in (dev, demo, chaos, bench, shop, orders):
+for command in (dev, demo, chaos, bench, shop, orders, reconcile):
     main.add_command(command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from msgspec import Struct
 from app.errors import Misconfigured
 from app.exactly_once.partitioner import partition_of
 from app.records import (
+    Correction,
+    Drift,
     Envelope,
     Listing,
     Listings,
@@ -113,12 +115,46 @@ async def levels(settings: Settings) -> dict[str, StockRecord]:
     return {key.decode(): msgspec.json.decode(value, type=StockRecord) for key, value in values.items()}
 
 
-async def _send(settings: Settings, topic: str, records: Iterable[tuple[str, Record, str]]) -> None:
+async def send_drift(settings: Settings, found: Iterable[Drift]) -> None:
+    """Write differences to shopify.drift."""
+    await _send(settings, "shopify.drift", ((one.key, one, "") for one in found), route=shop_of_listing)
+
+
+async def send_corrections(settings: Settings, corrections: Iterable[Correction]) -> None:
+    """Ask the writer for corrections."""
+    records = ((one.key, one, one.correlation_id) for one in corrections)
+    await _send(settings, "shopify.corrections", records, route=shop_of_listing)
+
+
+async def known_drift(settings: Settings, shop: str) -> dict[str, Drift]:
+    """What the reconcile service knows to differ in a shop, by listing."""
+    partition = partition_of(shop.encode(), settings.partitions)
+    values = await _last_values(settings, "skustream.reconcile.drift", [partition])
+    decode = msgspec.json.Decoder(Drift).decode
+    return {
+        key.decode(): decode(value) for key, value in values.items() if key.startswith(f"{shop}/".encode())
+    }
+
+
+def reader(settings: Settings, **options: Any) -> AIOKafkaConsumer:
+    """A ``read_committed`` consumer without a group, not started yet."""
+    return AIOKafkaConsumer(
+        **settings.kafka_options(), isolation_level="read_committed", enable_auto_commit=False, **options
+    )
+
+
+async def _send(
+    settings: Settings,
+    topic: str,
+    records: Iterable[tuple[str, Record, str]],
+    route: Callable[[str], str] = str,
+) -> None:
+    """Write records; ``route`` is the part of a key that is hashed."""
     producer = AIOKafkaProducer(**settings.kafka_options(), acks="all", enable_idempotence=True, linger_ms=5)
     async with _started(producer, settings):
         sent = []
         for key, record, correlation_id in records:
-            partition = partition_of(key.encode(), settings.partitions)
+            partition = partition_of(route(key).encode(), settings.partitions)
             head = headers(record, correlation_id)
             sent.append(
                 await producer.send(topic, encode(record), key.encode(), partition=partition, headers=head)
@@ -135,9 +171,7 @@ async def read_topic(
     Raises:
         BrokerUnavailable: when no broker answers.
     """
-    consumer = AIOKafkaConsumer(
-        **settings.kafka_options(), isolation_level="read_committed", enable_auto_commit=False
-    )
+    consumer = reader(settings)
     async with _started(consumer, settings):
         numbers = range(settings.partitions) if partitions is None else partitions
         parts = [TopicPartition(topic, number) for number in numbers]
@@ -157,6 +191,11 @@ async def _last_values(
     async for records in read_topic(settings, topic, partitions):
         values.update((record.key, record.value) for record in records)
     return {key: value for key, value in values.items() if value is not None}
+
+
+def shop_of_listing(key: str) -> str:
+    """The part of a listing's key that is hashed."""
+    return key.partition("/")[0]
 
 
 @asynccontextmanager

@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import agents.comparison
 import agents.orders
 import agents.reconcile
 import agents.shopify
 import agents.stock
 from agents.catch_up import CatchUp
+from agents.comparison import Limits
 from app import receiver, topics
 from app.dead_letters import dead_letter
 from app.errors import Misconfigured
@@ -55,9 +55,7 @@ def reconcile(settings: Settings) -> App:
     """Compares listings with their shops, and does what shops need every so often."""
     app = _app("reconcile", settings, settings.reconcile_port)
     clients = ShopClients(load_shops(settings.shops_file))
-    limits = agents.comparison.Limits(
-        settle_s=settings.reconcile_settle_s, units=settings.reconcile_max_units
-    )
+    limits = Limits(settle_s=settings.reconcile_settle_s, units=settings.reconcile_max_units)
     rhythm = agents.reconcile.Rhythm(settings.reconcile_sweep_s)
     schedule = agents.reconcile.register(app, clients, limits, rhythm)
     catch_up = CatchUp(app, clients, settle=settle_time(settings.catch_up_s))
