@@ -167,6 +167,13 @@ class OrderKeeper:
         for movement in movements:
             head = headers(movement, correlation_id)
             transaction.emit("stock.movements", movement.key.encode(), encode(movement), head)
+            log.debug(
+                "an order moves stock",
+                order=key.decode(),
+                movement=movement.id,
+                key=movement.key,
+                correlation_id=correlation_id,
+            )
         for place in newly_unmapped:
             self._tell_unmapped(transaction, record, place, source)
         self._note_waiting(transaction, key, known, record, version)
@@ -307,7 +314,12 @@ class OrderReader:
         try:
             order = await self._clients.of(asked.shop).order(asked.order_id)
         except (Retry, Rejected) as error:
-            log.warning("an order could not be read", order=key.decode(), error=str(error))
+            log.warning(
+                "an order could not be read",
+                order=key.decode(),
+                error=str(error),
+                correlation_id=asked.correlation_id,
+            )
             return False
         return await lane.submit(partial(self._keeper.answer, key=key, order=order, asked=asked))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -10,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from app.errors import Rejected
@@ -35,6 +37,10 @@ SWEEP_KEYS = 5_000
 """Expired ids deleted in one transaction."""
 SWEEP_PAUSE_S = 60.0
 """Between two looks whether the lane's stream day has risen."""
+
+log = structlog.get_logger(__name__)
+tells = logging.getLogger(__name__).isEnabledFor
+"""Asked first: a line that is not shown costs a microsecond, and there is one for each movement."""
 
 decode_movement = msgspec.json.Decoder(Movement).decode
 decode_listings = msgspec.json.Decoder(Listings).decode
@@ -121,6 +127,15 @@ class Adjuster:
         transaction.emit("stock.ledger", key, encode(outcome), headers(outcome, correlation_id))
         for alert in applied.alerts:
             transaction.emit("stock.alerts", key, encode(alert), headers(alert, correlation_id))
+        if tells(logging.DEBUG):
+            log.debug(
+                "a movement was decided",
+                key=key.decode(),
+                movement=outcome.movement.id,
+                result=str(outcome.result),
+                version=outcome.version,
+                correlation_id=correlation_id,
+            )
 
 
 class Sweeper:

@@ -17,6 +17,9 @@ from app import kafka_tools, topics
 from app.dev.commands import chaos, demo, dev
 from app.errors import Misconfigured, SkustreamError
 from app.exactly_once.set_positions import Start, set_positions, show_positions
+from app.explain import explain as explain_key
+from app.explain import plain_console
+from app.explain import show as show_explanation
 from app.logs import configure_logs
 from app.reconcile import reconcile
 from app.records import Movement, MovementKind, Policy, State
@@ -30,6 +33,8 @@ from benchmarks.commands import bench
 from connectors.shopify.simulator.delivery import RETRY_SCALE
 from connectors.shopify.simulator.server import serve as serve_simulator
 
+INSTANT = click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"])
+"""An instant with its offset, as in 2026-11-02T09:15:03+01:00 or ...Z."""
 as_json = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 
 
@@ -220,6 +225,34 @@ def stock_get(settings: Settings, sku: str, location: str, as_json: bool) -> Non
     click.echo(f"{sku}@{location} version {record.version}, available {record.level.available}")
     for part, units in msgspec.structs.asdict(record.level).items():
         click.echo(f"  {part:16} {units}")
+
+
+@main.command("explain")
+@click.argument("sku")
+@click.argument("location")
+@click.option("--since", type=INSTANT, help="Only what was recorded from then on.")
+@click.option("--webhooks", is_flag=True, help="Also the webhooks of the orders that moved it.")
+@as_json
+@click.pass_obj
+def explain(
+    settings: Settings, sku: str, location: str, since: datetime | None, webhooks: bool, as_json: bool
+) -> None:
+    """Show the chain of events of a stock key: movements with balances and causes, alerts, targets, writes.
+
+    Reads only the partitions of the key and of its shops. Exit 1 when something does not add up, naming it,
+    or when the key is unknown.
+    """
+    found = asyncio.run(explain_key(settings, sku, location, since=since, webhooks=webhooks))
+    if found is None:
+        raise Misconfigured(f"no topic knows {sku}@{location}")
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+    else:
+        show_explanation(found, plain_console())
+    sys.exit(not found.adds_up)
+
+
+stock_group.add_command(explain)
 
 
 @main.command("verify")

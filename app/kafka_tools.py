@@ -164,9 +164,15 @@ async def _send(
 
 
 async def read_topic(
-    settings: Settings, topic: str, partitions: Iterable[int] | None = None
+    settings: Settings,
+    topic: str,
+    partitions: Iterable[int] | None = None,
+    *,
+    since_ms: int | None = None,
 ) -> AsyncIterator[list[Any]]:
     """Every committed record of a topic that is there now, batch by batch, in offset order by partition.
+
+    With ``since_ms``, an instant in epoch ms, from the first record of that time on.
 
     Raises:
         BrokerUnavailable: when no broker answers.
@@ -178,6 +184,10 @@ async def read_topic(
         consumer.assign(parts)
         await consumer.seek_to_beginning(*parts)
         ends = await consumer.end_offsets(parts)
+        if since_ms is not None:
+            found = await consumer.offsets_for_times(dict.fromkeys(parts, since_ms))
+            for part in parts:
+                consumer.seek(part, found[part].offset if found[part] is not None else ends[part])
         while not all([await consumer.position(part) >= ends[part] for part in parts]):
             for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
                 yield records

@@ -15,7 +15,9 @@ _SHARED: list[structlog.typing.Processor] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
 _QUIET = ("aiokafka", "kafka", "mode", "faust", "gql", "aiohttp.access")
-"""Libraries that tell about each connection and each state: only their warnings are for operators."""
+"""Libraries that tell about each connection and each state: only their warnings are for operators. What they
+say to their own developers would bury what ``debug`` shows of ours: each event with its correlation id.
+"""
 
 REPEATS_S = 10.0
 """A library's message that was shown is not shown again for so long; then its repetitions are counted."""
@@ -70,7 +72,7 @@ def configure_logs(service: str, level: str, *, as_json: bool) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING if level != "debug" else logging.DEBUG)
+        logging.getLogger(name).setLevel(logging.WARNING if level != "debug" else logging.INFO)
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

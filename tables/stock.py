@@ -278,12 +278,13 @@ _EFFECTS: dict[MovementKind, Callable[[StockRecord, Movement], Level]] = {
     MovementKind.SET_ASIDE: _set_aside,
 }
 
-_MOVES_COMMITTED = {
+MOVES_COMMITTED = {
     MovementKind.COMMITTED: 1,
     MovementKind.RELEASED: -1,
     MovementKind.WRITTEN_OFF: -1,
     MovementKind.SHIPPED: -1,
 }
+"""By what sign a movement's quantity changes ``committed``."""
 _MOVES_UNITS = {
     MovementKind.SHIPPED: -1,
     MovementKind.WRITTEN_OFF: -1,
@@ -338,7 +339,7 @@ def _moved(record: StockRecord, movement: Movement) -> dict[str, Moved]:
     imported was found by comparing with that read, so it always moves.
     """
     listing = movement.cause.listing
-    committed = _MOVES_COMMITTED.get(movement.kind, 0)
+    committed = MOVES_COMMITTED.get(movement.kind, 0)
     physical = _MOVES_UNITS.get(movement.kind, 0)
     if not listing or not (committed or physical):
         return record.moved

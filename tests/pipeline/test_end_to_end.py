@@ -25,10 +25,12 @@ from app.dev.status import status_of
 from app.dev.supervisor import Stack, running_stack
 from app.errors import Misconfigured
 from app.exactly_once.set_positions import Start, set_positions
+from app.explain import explain
 from app.kafka_tools import levels, read_topic, send_listings
 from app.records import DeadLetter, Level, Listing, Listings, Outcome, correlation_of
 from app.services import WORKERS
 from app.settings import load_settings
+from tables.chain import Kind
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="module")]
 LIMIT_S = 60.0
@@ -103,7 +105,8 @@ class Running:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    stack = Stack(tmp_path_factory.mktemp("stack"), load_settings())
+    loud = {"SKUSTREAM_LOG_LEVEL": "debug"}  # a test looks for correlation ids
+    stack = Stack(tmp_path_factory.mktemp("stack"), load_settings(), environment=loud)
     keys = catalogue(SKUS, OPENING)
     try:
         await stack.start()
@@ -138,6 +141,43 @@ async def test_what_one_shop_sells_the_other_shows_less(running: Running) -> Non
     # An order is never written back to the shop that it came from.
     assert not await running.log("pushed", item=north.item, delta=-3)
     assert not await running.log("pushed", item=south.item, delta=-2)
+
+
+async def test_a_sale_is_explained_from_its_webhook_to_the_write_in_the_other_shop(running: Running) -> None:
+    key = running.key()
+    south = key.listings[1]
+    order = await running.sell(key, 2)
+    await until(lambda: _is(running.shows(south), OPENING - 2), "the other shop shows less")
+    await running.quiet()
+    found = await explain(running.stack.settings, key.sku, key.location, webhooks=True)
+    assert found is not None
+    assert [check for check in found.checks if not check.ok] == []
+    assert (found.available, [one.waits_for for one in found.listings]) == (OPENING - 2, ["", ""])
+    [sale] = [one for one in found.events if one.kind is Kind.MOVEMENT and one.record.movement.cause.order]
+    assert (sale.available, sale.record.movement.cause.order) == (OPENING - 2, order["id"])
+    chain = [one for one in found.events if one.correlation_id == sale.correlation_id]
+    assert {one.kind for one in chain} == {Kind.WEBHOOK, Kind.MOVEMENT, Kind.TARGET, Kind.PUSH}
+    [push] = [one for one in chain if one.kind is Kind.PUSH]
+    assert (push.listing, push.record.delta, push.record.result) == (south.key, -2, "acknowledged")
+    assert push.record.occurred_at == sale.record.movement.occurred_at
+    logs = {path.stem: path.read_text() for path in running.stack.directory.rglob("*.log")}
+    assert {"receiver", "orders", "stock", "shopify"} <= {
+        name for name, text in logs.items() if sale.correlation_id in text
+    }
+
+
+async def test_explain_reads_a_part_and_names_what_it_does_not_know(running: Running) -> None:
+    key, settings = running.key(), running.stack.settings
+    await running.sell(key, 1)
+    await until(lambda: _is(running.shows(key.listings[1]), OPENING - 1), "the other shop shows less")
+    await running.quiet()
+    whole = await explain(settings, key.sku, key.location)
+    assert whole is not None
+    later = await explain(settings, key.sku, key.location, since=whole.events[-1].at)
+    assert later is not None
+    assert 0 < len(later.events) < len(whole.events)
+    assert later.adds_up
+    assert await explain(settings, "NOBODY", "main") is None
 
 
 async def test_a_webhook_sent_100_times_moves_stock_once_also_after_a_restart(running: Running) -> None:
