@@ -22,4 +22,9 @@ RESTORE_SECONDS = Gauge("skustream_restore_seconds", "How long the last restore 
 STANDBY_LAG = Gauge(
     "skustream_standby_lag_records", "Changelog offsets that a standby is behind", ["service", "lane"]
 )
+LAG = Gauge(
+    "skustream_lag_records",
+    "Offsets of a source topic that the lanes of this worker have not taken, as of the last five seconds",
+    ["service", "topic"],
+)
 LANES = Gauge("skustream_lanes", "Lanes that this worker owns and that are open", ["service"])

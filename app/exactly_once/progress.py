@@ -13,6 +13,7 @@ import faulthandler
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from app.errors import Stale
+from app.exactly_once import metrics
 
 if TYPE_CHECKING:
     from app.exactly_once.app import App
@@ -78,18 +80,17 @@ class Audit:
             await consumer.stop()
 
     async def _round(self, consumer: AIOKafkaConsumer) -> None:
-        positions = {
+        owned = {
             tp: (lane, offset)
             for lane in self._app.lanes.values()
-            if lane.idle
             for tp, offset in lane.source_positions().items()
         }
+        positions = {tp: known for tp, known in owned.items() if known[0].idle}
         still = [tp for tp, (_, offset) in positions.items() if self._seen.get(tp) == offset]
         self._seen = {tp: offset for tp, (_, offset) in positions.items()}
-        if not still:
-            return
-        ends = await consumer.end_offsets(still)
-        behind = {tp: end for tp, end in ends.items() if end > positions[tp][1]}
+        ends = await consumer.end_offsets(list(owned)) if owned else {}
+        self._measure(owned, ends)
+        behind = {tp: ends[tp] for tp in still if ends[tp] > positions[tp][1]}
         for tp, end in behind.items():
             lane, offset = positions[tp]
             if await _holds_records(consumer, tp, offset, end):
@@ -99,6 +100,16 @@ class Audit:
         if behind:
             consumer.unsubscribe()
         self._stuck = {key: rounds for key, rounds in self._stuck.items() if self._seen.get(key[0]) == key[1]}
+
+    def _measure(
+        self, owned: Mapping[TopicPartition, tuple[Lane, int]], ends: Mapping[TopicPartition, int]
+    ) -> None:
+        """Tell how many records of each source topic the lanes of this worker have not taken."""
+        lags = dict.fromkeys(self._app.source_topics, 0)
+        for tp, (_, offset) in owned.items():
+            lags[tp.topic] += max(0, ends[tp] - offset)
+        for topic, lag in lags.items():
+            metrics.LAG.labels(self._app.service, topic).set(lag)
 
     def _note_stuck(self, lane: Lane, tp: TopicPartition, offset: int) -> None:
         key = tp, offset
