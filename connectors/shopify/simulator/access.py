@@ -105,8 +105,10 @@ def _errors(
 ) -> Iterator[dict[str, Any]]:
     roots = [each for each in operation.selection_set.selections if isinstance(each, FieldNode)]
     path = [root.alias.value if root.alias else root.name.value for root in roots[:1]]
+    told_of: set[tuple[str, ...]] = set()
     for node, needed in found:
-        if granted.isdisjoint(needed):
+        if granted.isdisjoint(needed) and needed not in told_of:
+            told_of.add(needed)
             told = " or ".join(f"`{scope}` access scope" for scope in needed)
             yield {
                 "message": f"Access denied for {node.name.value} field. Required access: {told}.",

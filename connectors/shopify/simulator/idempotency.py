@@ -39,22 +39,28 @@ class KeyStore:
     def __init__(self) -> None:
         self._kept: dict[str, Kept] = {}
         self._running: dict[str, object] = {}
+        self._came_second: dict[str, list[object]] = {}
 
     def begin(self, key: str, call: object) -> None:
         """A call with this key came in; the first one owns the key until ``end``."""
-        self._running.setdefault(key, call)
+        if self._running.setdefault(key, call) is not call:
+            self._came_second.setdefault(key, []).append(call)
 
     def end(self, call: object) -> None:
         """The call was answered, or given up."""
         self._running = {key: owner for key, owner in self._running.items() if owner is not call}
+        left = {key: [each for each in calls if each is not call] for key, calls in self._came_second.items()}
+        self._came_second = {key: calls for key, calls in left.items() if calls}
 
     def look(self, key: str, fingerprint: str, call: object, now: float) -> Kept | tuple[str, str] | None:
         """What to answer instead of executing: an earlier result, a refusal, or nothing."""
+        if any(each is call for each in self._came_second.get(key, ())):
+            return CONCURRENT
         kept = self._kept.get(key)
         if kept is not None and now - kept.at >= RETENTION_S:
             kept = None
         if kept is None:
-            return None if self._running.get(key, call) is call else CONCURRENT
+            return None
         if kept.fingerprint != fingerprint:
             return MISMATCH
         return PREVIOUS_FAILED if kept.failed else kept

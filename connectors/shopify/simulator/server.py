@@ -198,7 +198,7 @@ class Endpoint:
         if fault is FaultKind.SHOP_FROZEN:
             until = self._world.clock() + self._faults.settings.frozen_s
             shop.behaviour = replace(shop.behaviour, door=402, door_until=until)
-            return self._closed(shop)
+            return _answer({"errors": CLOSED[402]}, status=402)
         if fault is FaultKind.INTERNAL_BEFORE:
             return _answer(INTERNAL)
         if fault in (FaultKind.ERROR_BEFORE, FaultKind.TIMEOUT_BEFORE):
