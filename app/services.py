@@ -15,8 +15,10 @@ import agents.orders
 import agents.reconcile
 import agents.shopify
 import agents.stock
+from agents import subscriptions
 from agents.catch_up import CatchUp
 from agents.comparison import Limits
+from agents.subscriptions import SubscriptionKeeper
 from app import receiver, topics
 from app.dead_letters import dead_letter
 from app.errors import Misconfigured
@@ -25,6 +27,7 @@ from app.logs import configure_logs
 from app.settings import Settings
 from app.shops import load_shops
 from connectors.shopify.client import ShopClients
+from connectors.shopify.subscriptions import uri_of
 from tables.catch_up import settle_time
 
 
@@ -60,6 +63,9 @@ def reconcile(settings: Settings) -> App:
     schedule = agents.reconcile.register(app, clients, limits, rhythm)
     catch_up = CatchUp(app, clients, settle=settle_time(settings.catch_up_s))
     schedule.every(settings.catch_up_s, "order catch-up", catch_up.run)
+    if settings.public_url is not None:
+        keeper = SubscriptionKeeper(app, clients, uri_of(settings.public_url))
+        schedule.every(subscriptions.EVERY_S, "subscriptions", keeper.run)
     return app
 
 

@@ -95,6 +95,7 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name="skustream.shopify.pushes", key=_LISTING, kept=Kept.COMPACTED),
     TopicSpec(name="skustream.shopify.intents", key="{shop}/{intent}", kept=Kept.COMPACTED),
     TopicSpec(name="skustream.reconcile.drift", key=_LISTING, kept=Kept.COMPACTED),
+    TopicSpec(name="skustream.reconcile.subscribed", key="{shop}", kept=Kept.COMPACTED),
     TopicSpec(name="skustream.reconcile.caught_up", key="{shop}", kept=Kept.COMPACTED),
     TopicSpec(name="skustream.reconcile.noticed", key="{shop}/{order_id} by {shop}", kept=Kept.COMPACTED),
     TopicSpec(name="skustream.shopify.paused", key="{shop}", kept=Kept.COMPACTED),

@@ -249,6 +249,8 @@ class Stack:
             "SKUSTREAM_SHOPS_FILE": str(self.shops_file),
             "SKUSTREAM_SIMULATOR_PORT": str(self.simulator_port),
             "SKUSTREAM_RECEIVER_PORT": str(self.receiver_port),
+            "SKUSTREAM_PUBLIC_URL": f"http://127.0.0.1:{self.receiver_port}",
+            "SKUSTREAM_CATCH_UP_S": f"{min(CATCH_UP_S, self._settings.catch_up_s):g}",
             **self._extra,
             **own,
         }

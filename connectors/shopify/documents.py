@@ -216,3 +216,40 @@ query ChangedOrders($query: String!, $first: Int!, $after: String) {
   }
 }
 """)
+
+SUBSCRIPTIONS = gql("""
+query Subscriptions($first: Int!, $after: String) {
+  webhookSubscriptions(first: $first, after: $after) {
+    nodes { id topic uri format filter includeFields }
+    pageInfo { hasNextPage endCursor }
+  }
+}
+""")
+
+SUBSCRIBE = gql("""
+mutation Subscribe($topic: WebhookSubscriptionTopic!, $wanted: WebhookSubscriptionInput!) {
+  webhookSubscriptionCreate(topic: $topic, webhookSubscription: $wanted) { userErrors { field message } }
+}
+""")
+
+CHANGE_SUBSCRIPTION = gql("""
+mutation ChangeSubscription($id: ID!, $wanted: WebhookSubscriptionInput!) {
+  webhookSubscriptionUpdate(id: $id, webhookSubscription: $wanted) { userErrors { field message } }
+}
+""")
+
+ACCESS = gql("""
+query Access {
+  shop { myshopifyDomain name }
+  currentAppInstallation { accessScopes { handle } }
+}
+""")
+
+LOCATIONS = gql("""
+query Locations($first: Int!, $after: String) {
+  locations(first: $first, after: $after, includeInactive: true, includeLegacy: true) {
+    nodes { legacyResourceId name isActive }
+    pageInfo { hasNextPage endCursor }
+  }
+}
+""")
