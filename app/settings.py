@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     catch_up_s: float = Field(180.0, ge=1.0, le=86_400.0)
     """How often each shop is asked for changed orders, to find those whose webhooks never came."""
     public_url: str | None = Field(None, pattern=r"^https?://[^/\s]+(/[^\s?#]*)?$")
-    """Where Shopify reaches the receiver, e.g. https://hooks.example.com: the shops are kept subscribed to it.
+    """Where Shopify reaches the receiver, e.g. https://hooks.example.com: shops are kept subscribed to it.
     Unset, subscriptions are not looked after (an app's own configuration may have them).
     """
     receiver_host: str = "127.0.0.1"

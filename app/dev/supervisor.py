@@ -28,6 +28,8 @@ STEADY_S = 60.0
 """A process that ran this long begins with the shortest pause again."""
 STOP_LIMIT_S = 15.0
 HEALTH_LIMIT_S = 3.0
+CATCH_UP_S = 10.0
+"""A demo of a minute has no three minutes for a webhook that was lost."""
 SIMULATOR = "simulator"
 POLL_S = 0.2
 BROKER_POLL_S = 1.0

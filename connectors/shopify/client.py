@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import aiohttp
@@ -215,6 +215,23 @@ class ShopClient:
             return await self._send(document, variables, other)
         except TokenRefused as error:
             raise ShopUnavailable(str(error), error.status) from None
+
+    async def nodes(
+        self, document: GraphQLRequest, field: str, page: int = PAGE
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """Every node of the root connection ``field``, read by a document with ``$first`` and ``$after``.
+
+        Raises:
+            Retry, Rejected: as ``call``.
+        """
+        after = None
+        while True:
+            connection = (await self.call(document, {"first": page, "after": after}))[field]
+            for node in connection["nodes"]:
+                yield node
+            if not connection["pageInfo"]["hasNextPage"]:
+                return
+            after = connection["pageInfo"]["endCursor"]
 
     async def _send(self, document: GraphQLRequest, variables: Any, token: str) -> Mapping[str, Any]:
         transport = await self._open()

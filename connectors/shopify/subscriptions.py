@@ -19,7 +19,6 @@ from connectors.shopify.client import ShopClient
 
 PATH = "/webhooks/shopify"
 """Where the receiver takes webhooks."""
-PAGE = 100
 TAKEN = "already been taken"
 """Of Shopify's message for a subscription that is there already: somebody made it meanwhile."""
 
@@ -54,7 +53,9 @@ def _paths(kind: Any, prefix: str) -> Iterable[str]:
         inner = part.item_type if isinstance(part, msgspec.inspect.ListType) else part
         if isinstance(inner, msgspec.inspect.StructType):
             for field in inner.fields:
-                yield from _paths(field.type, f"{prefix}.{field.encode_name}" if prefix else field.encode_name)
+                yield from _paths(
+                    field.type, f"{prefix}.{field.encode_name}" if prefix else field.encode_name
+                )
             return
     yield prefix
 
@@ -91,9 +92,10 @@ WANTED: tuple[Wanted, ...] = (
     *_wanted(["read_locations"], "locations/deactivate locations/delete"),
     *_wanted([], "app/uninstalled app/scopes_update"),
 )
-"""Every topic that we subscribe to. ``orders/paid``, ``orders/fulfilled`` and ``orders/partially_fulfilled`` tell
-nothing that ``orders/updated`` does not. Bodies of orders are cut down to what our records declare, so that
-customer data never leaves Shopify; ``updated_at`` stays, because Shopify drops a body equal to the one before.
+"""Every topic that we subscribe to. ``orders/paid``, ``orders/fulfilled`` and ``orders/partially_fulfilled``
+tell nothing that ``orders/updated`` does not. Bodies of orders are cut down to what our records declare, so
+that customer data never leaves Shopify; ``updated_at`` stays in, because Shopify leaves out a webhook whose
+body is equal to the one before.
 """
 
 
@@ -109,7 +111,7 @@ class Subscription(Struct, frozen=True, kw_only=True):
 
 
 class Difference(Struct, frozen=True, kw_only=True):
-    """What is wrong about a topic; ``found`` is the subscription to change, None when there is none at all."""
+    """What is wrong about a topic; ``found`` is the subscription to change, None when there is none."""
 
     wanted: Wanted
     found: Subscription | None
@@ -168,16 +170,8 @@ async def subscriptions(client: ShopClient) -> list[Subscription]:
     Raises:
         Retry, Rejected: as ``ShopClient.call``.
     """
-    found: list[Any] = []
-    after = None
-    while True:
-        page = (await client.call(documents.SUBSCRIPTIONS, {"first": PAGE, "after": after}))[
-            "webhookSubscriptions"
-        ]
-        found += page["nodes"]
-        if not page["pageInfo"]["hasNextPage"]:
-            return msgspec.convert(found, list[Subscription])
-        after = page["pageInfo"]["endCursor"]
+    found = [node async for node in client.nodes(documents.SUBSCRIPTIONS, "webhookSubscriptions")]
+    return msgspec.convert(found, list[Subscription])
 
 
 async def mend(client: ShopClient, difference: Difference, uri: str) -> None:
