@@ -62,12 +62,12 @@ async def shop_facts(client: ShopClient, clock: Callable[[], float] = time.time)
 
 
 def _skew_s(date: str, at: float) -> float | None:
-    """How far a Date header, which has whole seconds, is from our own clock."""
+    """How far a Date header is from our own clock, in whole seconds: it has no smaller ones."""
     try:
         told = parsedate_to_datetime(date).timestamp()
     except ValueError:
         return None
-    return 0.0 if told <= at < told + 1 else round(told - at, 1)
+    return float(round(told + 0.5 - at))
 
 
 async def locations_of(client: ShopClient) -> list[ShopLocation]:

@@ -45,6 +45,7 @@ class SetUpLocation(_Body, frozen=True, kw_only=True):
 
     id: int
     name: str
+    active: bool = True
 
 
 class SetUpShop(_Body, frozen=True, kw_only=True):
@@ -259,7 +260,7 @@ class Admin:
             self._world.add_shop(body.config)
         shop = self._world.shop(body.domain)
         for location in body.locations:
-            self._world.add_location(body.domain, location.id, location.name)
+            self._world.add_location(body.domain, location.id, location.name, active=location.active)
         if body.restore_rate is not None:
             self._api.set_bucket(shop, body.bucket_capacity, body.restore_rate)
         return {"shop": body.domain, "locations": sorted(shop.locations)}

@@ -87,6 +87,7 @@ class Location(Struct, frozen=True, kw_only=True):
     id: int
     name: str
     created_at: float
+    active: bool = True
 
 
 class Item(Struct, frozen=True, kw_only=True):

@@ -79,7 +79,7 @@ def _item_fields(item: Item) -> Fields:
 
 def _locations(shop: ShopState) -> Records[Location]:
     def fields(location: Location) -> Fields:
-        return {"name": location.name, "active": True}
+        return {"name": location.name, "active": location.active}
 
     return Records(
         all=shop.locations.values,

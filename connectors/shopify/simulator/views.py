@@ -139,7 +139,7 @@ def level_by(shop: ShopState, value: str) -> View | None:
 
 
 def location_view(shop: ShopState, location: Location) -> View:
-    """A location; all of them are active and sell online."""
+    """A location; all of them sell online."""
 
     def levels(info: object, **args: Any) -> View:
         mine = (each for (_, place), each in shop.levels.items() if place == location.id)
@@ -149,7 +149,7 @@ def location_view(shop: ShopState, location: Location) -> View:
     return {
         **_node("Location", location.id),
         "name": location.name,
-        "isActive": True,
+        "isActive": location.active,
         "fulfillsOnlineOrders": True,
         "isFulfillmentService": False,
         "shipsInventory": True,

@@ -128,11 +128,13 @@ class World:
             )
             shop.subscriptions[made.id] = made
 
-    def add_location(self, domain: str, location_id: int, name: str) -> Location:
-        """A location of a shop, or a new name for one that is there."""
+    def add_location(self, domain: str, location_id: int, name: str, *, active: bool = True) -> Location:
+        """A location of a shop, or another name or state for one that is there."""
         shop = self.shop(domain)
         created_at = shop.locations[location_id].created_at if location_id in shop.locations else self.clock()
-        shop.locations[location_id] = Location(id=location_id, name=name, created_at=created_at)
+        shop.locations[location_id] = Location(
+            id=location_id, name=name, created_at=created_at, active=active
+        )
         return shop.locations[location_id]
 
     def add_item(
