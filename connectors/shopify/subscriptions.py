@@ -6,7 +6,7 @@ A subscription that was made through the API is removed by Shopify after eight d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,10 @@ from connectors.shopify.client import ShopClient
 
 PATH = "/webhooks/shopify"
 """Where the receiver takes webhooks."""
+DEPTH = 2
+"""Of a field's path: Shopify's documentation shows ``variants.price`` and nothing deeper, and a field that
+did not come would look like one that is empty.
+"""
 TAKEN = "already been taken"
 """Of Shopify's message for a subscription that is there already: somebody made it meanwhile."""
 
@@ -43,21 +47,22 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 
 def paths(kind: type[Record]) -> tuple[str, ...]:
-    """The fields that a body's record declares, nested ones with a period, as ``includeFields`` has them."""
-    return tuple(_paths(msgspec.inspect.type_info(kind), ""))
+    """The fields that a body's record declares, as ``includeFields`` has them: nested ones with a period.
+
+    What lies deeper than ``DEPTH`` comes whole with its parent.
+    """
+    return tuple(_paths(msgspec.inspect.type_info(kind), ()))
 
 
-def _paths(kind: Any, prefix: str) -> Iterable[str]:
+def _paths(kind: Any, above: tuple[str, ...]) -> Iterator[str]:
     parts = kind.types if isinstance(kind, msgspec.inspect.UnionType) else [kind]
-    for part in parts:
-        inner = part.item_type if isinstance(part, msgspec.inspect.ListType) else part
-        if isinstance(inner, msgspec.inspect.StructType):
-            for field in inner.fields:
-                yield from _paths(
-                    field.type, f"{prefix}.{field.encode_name}" if prefix else field.encode_name
-                )
-            return
-    yield prefix
+    inner = [part.item_type if isinstance(part, msgspec.inspect.ListType) else part for part in parts]
+    struct = next((part for part in inner if isinstance(part, msgspec.inspect.StructType)), None)
+    if struct is None or len(above) == DEPTH:
+        yield ".".join(above)
+        return
+    for field in struct.fields:
+        yield from _paths(field.type, (*above, field.encode_name))
 
 
 def _wanted(scopes: Sequence[str], topics: str, fields: tuple[str, ...] = ()) -> list[Wanted]:
