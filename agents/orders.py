@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 from msgspec import Struct
+from prometheus_client import Counter
 
 from agents.listings import ListingFollower
 from app.errors import Rejected, Retry, Unmapped
@@ -50,6 +51,8 @@ READS_AT_ONCE = 4
 READ_BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 WAITING_ORDERS = 500
 """Evaluated again in one transaction when a mapping appears."""
+
+MISSED = Counter("skustream_orders_missed_total", "Changes of orders of which no webhook had told", ["shop"])
 
 log = structlog.get_logger(__name__)
 decode_envelope = msgspec.json.Decoder(Envelope).decode
@@ -122,6 +125,8 @@ class OrderKeeper:
         record = united(known, envelope)
         if source.key != key_of(record):
             raise Rejected(f"{source.topic}: the body is about {key_of(record)!r}, the key is {source.key!r}")
+        if envelope.topic == SEEN_TOPIC and record is not known:
+            transaction.after_commit(MISSED.labels(envelope.shop).inc)
         self._settle(transaction, known, record, source, correlation_of(source.headers))
 
     def wanted(self, transaction: Transaction, key: bytes) -> OrderRecord | None:
