@@ -4,13 +4,14 @@ BIN := $(VENV)/bin
 STAMPS := .stamps
 JARS := .skustream/kafka-jars
 
-.PHONY: help setup demo test test-long lint clean
+.PHONY: help setup demo test test-long live-test lint clean
 
 help:
 	@echo "make setup      virtual environment, dependencies, Kafka jars (all other targets do it)"
 	@echo "make demo       two shops sell the same units for a minute on real Kafka, and everything is checked"
 	@echo "make test       lint, types and all tests, on a real local Kafka broker"
 	@echo "make test-long  also the long chaos and fuzz runs"
+	@echo "make live-test  the contract with Shopify, asked of a development store (docs/live-test.md)"
 
 setup: $(STAMPS)/venv $(STAMPS)/kafka
 
@@ -43,6 +44,9 @@ test: lint
 
 test-long: lint
 	$(BIN)/pytest -q
+
+live-test: setup
+	LIVE_TEST=1 $(BIN)/pytest -q -rs tests/live
 
 clean:
 	rm -rf $(VENV) $(STAMPS) .skustream
