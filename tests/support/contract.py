@@ -162,7 +162,7 @@ async def simulated_store(findings: dict[tuple[str, str], str]) -> AsyncIterator
             "simulator", shop, session, items=(TEE, CAP), location=MAIN, untracked=untracked,
             findings=findings,
             make_scarce=partial(
-                running.act, "shops", domain=shop.domain, bucket_capacity=800.0, restore_rate=50.0
+                running.act, "shops", domain=shop.domain, bucket_capacity=310.0, restore_rate=1.0
             ),
         )  # fmt: skip
         yield store
