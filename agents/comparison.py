@@ -39,7 +39,10 @@ class Following(Protocol):
     """What is believed, as of the last ``catch_up`` (see ``agents.beliefs``)."""
 
     shop: str
-    listings: dict[str, Belief]
+
+    @property
+    def listings(self) -> Mapping[str, Belief]:
+        """By key."""
 
     async def catch_up(self) -> set[str]:
         """Learn what has changed; returns the listings that it is about."""

@@ -18,6 +18,7 @@ from benchmarks import engine as engine_bench
 from benchmarks import failover as failover_bench
 from benchmarks import latency as latency_bench
 from benchmarks import receiver as receiver_bench
+from benchmarks import reconcile as reconcile_bench
 from benchmarks import restore as restore_bench
 
 Facts = dict[str, float]
@@ -100,6 +101,18 @@ def receiver(requests: int, directory: Path | None, as_json: bool) -> None:
 def latency(rate: int, seconds: float, directory: Path | None, as_json: bool) -> None:
     """From the receiver's 200 to the ledger and to the other shop's stock, at a steady rate of orders."""
     _measured(directory, as_json, lambda place, bars: latency_bench.measure(place, rate, seconds, bars.bar))
+
+
+@bench.command("reconcile")
+@click.option("--listings", type=click.IntRange(1_000), default=100_000, show_default=True)
+@click.option("--each", type=click.IntRange(2, 100), default=50, show_default=True, help="Planted, by class.")
+@keep
+@as_json
+def reconcile(listings: int, each: int, directory: Path | None, as_json: bool) -> None:
+    """Compare every listing of a large shop that has planted differences of each class; all must be found."""
+    _measured(
+        directory, as_json, lambda place, bars: reconcile_bench.measure(place, listings, each, bars.bar)
+    )
 
 
 @bench.command("failover")

@@ -50,9 +50,16 @@ def toy_event(name: str, delta: int) -> bytes:
 
 
 async def fill(
-    bootstrap: str, topic: str, records: Iterable[tuple[int, Record]], progress: Callable[[int], None]
+    bootstrap: str,
+    topic: str,
+    records: Iterable[tuple[int, Record]],
+    progress: Callable[[int], None],
+    timestamp_ms: int | None = None,
 ) -> None:
-    """Write records to their partitions as fast as possible; ``progress`` is told how many."""
+    """Write records to their partitions as fast as possible; ``progress`` is told how many.
+
+    They are of ``timestamp_ms`` (epoch), or of now.
+    """
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, acks="all", max_batch_size=BATCH_BYTES, compression_type="lz4"
     )
@@ -72,9 +79,9 @@ async def fill(
     batches = {partition: producer.create_batch() for partition in range(PARTITIONS)}
     try:
         for partition, (key, value) in records:
-            if batches[partition].append(key=key, value=value, timestamp=None) is None:
+            if batches[partition].append(key=key, value=value, timestamp=timestamp_ms) is None:
                 await send(partition)
-                batches[partition].append(key=key, value=value, timestamp=None)
+                batches[partition].append(key=key, value=value, timestamp=timestamp_ms)
         for partition, batch in list(batches.items()):
             if batch.record_count():
                 await send(partition)
