@@ -42,7 +42,7 @@ MISMATCH = Gauge(
     ["shop", "drift_class"],
 )
 CHECKED = Counter("skustream_listings_checked_total", "Listings compared with their shop", ["shop", "by"])
-CORRECTIONS = Counter("skustream_corrections_total", "Corrections asked of the writer", ["shop"])
+CORRECTIONS = Counter("skustream_corrections_asked_total", "Corrections asked of the writer", ["shop"])
 
 log = structlog.get_logger(__name__)
 decode_drift = msgspec.json.Decoder(Drift).decode
