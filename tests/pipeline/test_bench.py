@@ -18,6 +18,7 @@ MEASUREMENTS = {
     "restore": (["--records", "100000"], "restore_records_per_s"),
     "receiver": (["--requests", "3000"], "ratio_bare_aiohttp"),
     "latency": (["--rate", "50", "--seconds", "5"], "other_shop_ms_p99"),
+    "reconcile": (["--listings", "2000"], "differences_found"),
     "failover": (["--records", "20000"], "killed_with_standby_silence_s"),
 }
 

@@ -107,11 +107,18 @@ def _target(name: str) -> dict[str, Any]:
     return {"shop": SHOP, "item": item, "location_id": 71, "sku": _sku(name), "location": "main", **numbers}
 
 
+def _drift(name: str) -> dict[str, Any]:
+    at = "2026-11-02T09:15:03Z"
+    told = {"class": "unexplained", "found_at": at, "since": at, "by": "test", "units_off": 2}
+    return {"shop": SHOP, "item": _order_id(name), "location_id": 71, **told}
+
+
 GOOD = (
     Good("stock.movements", "movement/1", lambda name: f"{_sku(name)}@main", _movement, APPLIED, "id"),
     Good("stock.listings", "listings/1", lambda name: f"{_sku(name)}@main", _listings, TAKEN, "sku"),
     Good("shopify.orders", "webhook/1", lambda name: f"{SHOP}/{_order_id(name)}", _order, TAKEN, "shop"),
     Good("shopify.targets", "target/1", lambda name: f"{SHOP}/{_order_id(name)}/71", _target, TAKEN, "item"),
+    Good("shopify.drift", "drift/1", lambda name: f"{SHOP}/{_order_id(name)}/71", _drift, TAKEN, "item"),
 )
 
 
@@ -209,7 +216,7 @@ def _of_the_others(unique: str) -> list[Row]:
     def encoded(good: dict[str, Any], /, **changed: Any) -> bytes:
         return json.encode({**good, **changed})
 
-    listing, order, target = f"{unique}-l", f"{unique}-o", f"{unique}-t"
+    listing, order, target, drift = f"{unique}-l", f"{unique}-o", f"{unique}-t", f"{unique}-d"
     nobody = "nobody.myshopify.com"
     key = f"{_sku(listing)}@main"
     return [
@@ -248,5 +255,10 @@ def _of_the_others(unique: str) -> list[Row]:
         Row(
             "shopify.targets", "fractional wanted", "ValidationError", f"{SHOP}/{_order_id(target)}/71",
             encoded(_target(target), wanted=1.5),
+        ),
+        Row("shopify.drift", "null value", "Rejected", f"{SHOP}/{_order_id(drift)}/71", None),
+        Row(
+            "shopify.drift", "unknown class", "ValidationError", f"{SHOP}/{_order_id(drift)}/71",
+            encoded(_drift(drift), **{"class": "magic"}),
         ),
     ]  # fmt: skip

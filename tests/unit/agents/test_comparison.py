@@ -14,6 +14,7 @@ from agents.comparison import Comparison, Limits, small
 from app.local_kafka import free_port
 from app.records import Drift, DriftClass
 from benchmarks.planted import (
+    CLASS_OF,
     DOMAIN,
     LEARNED_S,
     Plant,
@@ -22,6 +23,7 @@ from benchmarks.planted import (
     shop_at,
     state_of,
     world_of,
+    wrongly_classified,
 )
 from connectors.shopify.client import ShopClient
 from connectors.shopify.simulator.model import LogKind
@@ -94,6 +96,15 @@ def of(*what: Planted) -> list[Plant]:
 
 def an_hour_old(found: Iterable[Drift]) -> dict[str, Drift]:
     return {one.key: replace(one, since=one.since - timedelta(hours=1)) for one in found}
+
+
+async def test_every_planted_difference_is_found_in_its_class_and_no_other(planting: Planting) -> None:
+    moving = [plant.listing for plant in of(Planted.MOVING)]
+    compared = await planting.comparison(*moving).sweep(dict)
+    assert wrongly_classified(PLANTS, compared.found) == []
+    assert len(compared.found) == EACH * len(set(CLASS_OF.values()))
+    assert (compared.moving, compared.gone) == (EACH, [])
+    assert small(compared.found, LIMITS) == [], "all of it is new"
 
 
 async def test_only_small_old_unexplained_differences_of_quiet_listings_are_corrected(

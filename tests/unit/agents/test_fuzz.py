@@ -19,20 +19,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.bad_records import GOOD
 
+from agents.comparison import Limits, small
 from agents.orders import decode_envelope, united
+from agents.reconcile import decode_drift
 from agents.shopify import decode_target
 from agents.stock import decode_listings, decode_movement
 from app.errors import Rejected
-from app.records import Envelope, Listings, Movement, StockRecord, Target, check_schema
+from app.records import Drift, Envelope, Listings, Movement, StockRecord, Target, check_schema
 from connectors.shopify.webhooks import Body, accept, read_headers
-from tables import pushes, stock
+from tables import drift, pushes, stock
 from tables.listings import ListingDirectory
 from tables.orders import evaluate
 
 REFUSALS = (Rejected, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 NOW = datetime(2026, 11, 2, 9, 15, 3, tzinfo=UTC)
 CASES, LONG_CASES = 2_000, 200_000
-"""For each of five decoders."""
+"""For each of six decoders."""
 SECRET = "example-secret"
 
 odd = ["", "@", "a@b", "2026-11-02T09:15:03Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00"]
@@ -122,6 +124,13 @@ def target(value: bytes, head: list[tuple[str, bytes]]) -> None:
     pushes.needs_read(state)
 
 
+def difference(value: bytes, head: list[tuple[str, bytes]]) -> None:
+    check_schema(head, Drift)
+    told = decode_drift(value)
+    small([told], Limits())
+    msgspec.json.encode(drift.gone(told, now=NOW, by="test"))
+
+
 def delivery(value: bytes, head: list[tuple[str, bytes]]) -> None:
     signature = b64encode(hmac.new(SECRET.encode(), value, hashlib.sha256).digest()).decode()
     names = {"X-Shopify-Topic": "orders/create", "X-Shopify-Shop-Domain": "a.myshopify.com"}
@@ -138,6 +147,7 @@ DECODERS: dict[str, tuple[Callable[[bytes, list[tuple[str, bytes]]], None], dict
     "listings": (listings, good("stock.listings")),
     "orders": (webhook, good("shopify.orders")),
     "targets": (target, good("shopify.targets")),
+    "differences": (difference, good("shopify.drift")),
     "receiver": (delivery, good("shopify.orders")["body"]),
 }
 
