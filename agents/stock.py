@@ -42,6 +42,9 @@ log = structlog.get_logger(__name__)
 tells = logging.getLogger(__name__).isEnabledFor
 """Asked first: a line that is not shown costs a microsecond, and there is one for each movement."""
 
+_UNKNOWN = StockRecord()
+"""The state of a key that nobody has told anything about."""
+
 decode_movement = msgspec.json.Decoder(Movement).decode
 decode_listings = msgspec.json.Decoder(Listings).decode
 
@@ -82,7 +85,7 @@ class Adjuster:
         self.stock: Table[StockRecord] = app.state_table(
             "stock", StockRecord, changelog="stock.levels", derive=emit_targets
         )
-        self.seen: Table[int] = app.state_table("seen", int)
+        self.seen: Table[int] = app.state_table("seen", int, remember=False)
         self._rules = rules
 
     def move(self, transaction: Transaction, record: SourceRecord) -> None:
@@ -92,7 +95,7 @@ class Adjuster:
         digest, day = digest_of(movement.id), transaction.stream_time_ms // DAY_MS
         known = transaction.get(self.seen, digest)
         applied = stock.apply(
-            transaction.get(self.stock, key) or StockRecord(),
+            transaction.get(self.stock, key) or _UNKNOWN,
             movement,
             now=_moment(transaction),
             seen=known is not None and day - known <= self._rules.seen_days,
@@ -112,7 +115,7 @@ class Adjuster:
         if record.value is not None:
             listings = decode_listings(_payload(record, Listings))
             _own_key(record, f"{listings.sku}@{listings.location}")
-        known = transaction.get(self.stock, key) or StockRecord()
+        known = transaction.get(self.stock, key) or _UNKNOWN
         if known.listings == listings.listings:
             return
         correlation_id = correlation_of(record.headers)
@@ -184,10 +187,12 @@ def emit_targets(
     """Publish what a key's listings should show now, all of a shop in one partition."""
     if after is None:
         return
-    for target in stock.targets(key.decode(), before or StockRecord(), after):
-        route = target.shop.encode()
-        head = headers(target, target.correlation_id)
-        transaction.emit("shopify.targets", target.key.encode(), encode(target), head, route)
+    targets = stock.targets(key.decode(), before or _UNKNOWN, after)
+    if targets:
+        head = headers(targets[0], after.correlation_id)
+        for target in targets:
+            route = target.shop.encode()
+            transaction.emit("shopify.targets", target.key.encode(), encode(target), head, route)
 
 
 def digest_of(movement_id: str) -> bytes:

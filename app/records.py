@@ -226,13 +226,17 @@ class Moved(Record, frozen=True, kw_only=True):
     imported_total: int = 0  # units of hand edits in the shop that were taken as adjustments, since ever
 
 
+NO_HISTORY = Raw(b"[]")
+"""The history of a key is kept as JSON: only a count reads it, and every change would decode all of it."""
+
+
 class StockRecord(Record, frozen=True, kw_only=True):
     """The state of one stock key; the changelog of table ``stock`` is the public topic ``stock.levels``."""
 
     level: Level = Level()
     version: int = 0  # grows by one with each change of this record
     opened_at: Instant | None = None  # nothing is published before a key is opened by a count
-    history: list[tuple[int, int]] = []  # (occurred_at in epoch ms, on_hand delta), newest last, bounded
+    history: Raw = NO_HISTORY  # [[occurred_at in epoch ms, on_hand delta], ...], newest last, bounded
     history_since: int = 0  # epoch ms; physical effects at or before this are not kept
     counted_as_of: int = 0  # epoch ms; physical effects at or before this are in the last count
     listings: list[Listing] = []
@@ -685,9 +689,10 @@ def headers(record: Record, correlation_id: str) -> list[tuple[str, bytes]]:
 
 def correlation_of(record_headers: Sequence[tuple[str, bytes]]) -> str:
     """The correlation id in a record's headers, or an empty string."""
-    return next(
-        (value.decode(errors="replace") for name, value in record_headers if name == "correlation_id"), ""
-    )
+    for name, value in record_headers:
+        if name == "correlation_id":
+            return value.decode(errors="replace")
+    return ""
 
 
 def check_schema(record_headers: Sequence[tuple[str, bytes]], expected: type[Record]) -> None:
@@ -696,8 +701,15 @@ def check_schema(record_headers: Sequence[tuple[str, bytes]], expected: type[Rec
     Raises:
         UnknownSchema: naming both the expected and the found schema.
     """
-    found = next((value.decode(errors="replace") for name, value in record_headers if name == "schema"), "")
-    name, _, major = SCHEMAS[expected].partition("/")
+    for name, value in record_headers:
+        if name == "schema":
+            if value != _SCHEMA_HEADERS[expected][1]:
+                _check_major(value.decode(errors="replace"), SCHEMAS[expected])
+            return
+
+
+def _check_major(found: str, expected: str) -> None:
+    name, _, major = expected.partition("/")
     found_name, _, found_major = found.partition("/")
     if found and (found_name != name or not found_major.isdigit() or int(found_major) > int(major)):
-        raise UnknownSchema(f"schema header: expected {SCHEMAS[expected]} or older, found {found!r}")
+        raise UnknownSchema(f"schema header: expected {expected} or older, found {found!r}")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from app.errors import Bug, Rejected
 from app.records import (
@@ -53,6 +53,9 @@ COMMUTING = frozenset(
 """Facts whose order of arrival does not change the level. ``expected`` and ``received`` do not commute:
 a receipt takes from ``incoming`` only what is there. Counts do, as long as the history reaches back."""
 
+_NOT_MOVED = Moved()
+_decode_effects = msgspec.json.Decoder(list[tuple[int, int]]).decode
+_decode_effect = msgspec.json.Decoder(tuple[int, int]).decode
 _SIGNED = frozenset({MovementKind.ADJUSTED, MovementKind.EXPECTED})
 _TOLD_BY_SHOP = frozenset({MovementKind.SHIPPED, MovementKind.RETURNED})
 _PARTS = {
@@ -104,22 +107,29 @@ def apply(
     refusal = "" if seen else _refusal(record, movement, now)
     if seen or refusal:
         result = Result.DUPLICATE if seen else Result.REJECTED
-        return Applied(record=record, outcome=_outcome(record, record, movement, result, refusal, origin))
+        return Applied(record=record, outcome=_unchanged(record, movement, result, refusal, origin))
     believed = authority.believes(movement)
     level = _EFFECTS[movement.kind](record, movement) if believed else record.level
-    if movement.policy is Policy.ASK and level.available < min(0, record.level.available):
-        reason = f"insufficient: asked for {movement.quantity}, available {record.level.available}"
-        outcome = _outcome(record, record, movement, Result.REJECTED, reason, origin)
-        return Applied(record=record, outcome=outcome)
+    was, is_now = record.level.available, level.available
+    if movement.policy is Policy.ASK and is_now < min(0, was):
+        reason = f"insufficient: asked for {movement.quantity}, available {was}"
+        return Applied(record=record, outcome=_unchanged(record, movement, Result.REJECTED, reason, origin))
     changed = _changed(record, movement, level, now=now)
     _assert_invariants(record, changed)
-    result = Result.APPLIED if believed else Result.CORROBORATED
-    outcome = _outcome(record, changed, movement, result, "", origin)
-    return Applied(
-        record=changed,
-        outcome=outcome,
-        alerts=_alerts(record, changed, movement, outcome.oversold, low_water),
+    opened = changed.opened_at is not None  # before its first count nobody knows what a key has
+    oversold = min(was, 0) - is_now if is_now < 0 and opened and is_now < was else 0
+    outcome = Outcome(
+        movement=movement,
+        result=Result.APPLIED if believed else Result.CORROBORATED,
+        version=changed.version,
+        before=record.level,
+        after=level,
+        oversold=oversold,
+        origin=origin,
     )
+    quiet = not opened or (was > 0 and is_now > low_water)
+    alerts = [] if quiet else _alerts(was, changed, movement, oversold, low_water)
+    return Applied(record=changed, outcome=outcome, alerts=alerts)
 
 
 def set_listings(
@@ -150,15 +160,17 @@ def channel_target(available: int, listing: Listing) -> int:
 
 def targets(key: str, before: StockRecord, after: StockRecord) -> list[Target]:
     """The targets to publish after a change: listings that show, or whose shop moved, something else."""
-    if after.opened_at is None:
+    if after.opened_at is None or not after.listings:
         return []
+    available = after.level.available
     everything = (
         before.opened_at is None
+        or before.level.available != available
         or before.listings != after.listings
-        or before.level.available != after.level.available
     )
+    place = split_stock_key(key)
     return [
-        _target(key, after, listing)
+        _target(place, after, listing, available, after.moved.get(listing.key, _NOT_MOVED))
         for listing in after.listings
         if everything or before.moved.get(listing.key) != after.moved.get(listing.key)
     ]
@@ -252,7 +264,7 @@ def _expected(record: StockRecord, movement: Movement) -> Level:
 
 def _counted(record: StockRecord, movement: Movement) -> Level:
     as_of = _as_of_ms(movement)
-    later = sum(delta for at, delta in record.history if at > as_of)
+    later = sum(delta for at, delta in _decode_effects(record.history) if at > as_of)
     return _level(record.level, on_hand=movement.quantity + later - record.level.on_hand)
 
 
@@ -315,20 +327,31 @@ def _changed(record: StockRecord, movement: Movement, level: Level, *, now: date
     )
 
 
-def _history(record: StockRecord, movement: Movement, level: Level) -> tuple[list[tuple[int, int]], int]:
+def _history(record: StockRecord, movement: Movement, level: Level) -> tuple[Raw, int]:
     if movement.kind is MovementKind.COUNTED:
         as_of = _as_of_ms(movement)
-        return [effect for effect in record.history if effect[0] > as_of], as_of
+        return _encoded([effect for effect in _decode_effects(record.history) if effect[0] > as_of]), as_of
     delta = level.on_hand - record.level.on_hand
     if delta == 0:
         return record.history, record.history_since
-    history = [*record.history, (_ms(movement.occurred_at), delta)]
-    if len(history) > 1 and history[-1] < history[-2]:
-        history.sort()
-    dropped = len(history) - HISTORY_LIMIT
-    if dropped <= 0:
-        return history, record.history_since
-    return history[dropped:], max(record.history_since, history[dropped - 1][0])
+    return _with_effect(bytes(record.history), (_ms(movement.occurred_at), delta), record.history_since)
+
+
+def _with_effect(history: bytes, effect: tuple[int, int], since: int) -> tuple[Raw, int]:
+    """The history with one more effect, and since when it is whole. Mostly the newest comes last."""
+    last = history.rfind(b"[")
+    if last > 0 and (history.count(b"[") > HISTORY_LIMIT or effect < _decode_effect(history[last:-1])):
+        effects = sorted([*_decode_effects(history), effect])
+        dropped = len(effects) - HISTORY_LIMIT
+        if dropped > 0:
+            since = max(since, effects[dropped - 1][0])
+        return _encoded(effects[max(dropped, 0) :]), since
+    separator = b"," if last > 0 else b""
+    return Raw(b"%b%b[%d,%d]]" % (history[:-1], separator, *effect)), since
+
+
+def _encoded(effects: list[tuple[int, int]]) -> Raw:
+    return Raw(msgspec.json.encode(effects))
 
 
 def _moved(record: StockRecord, movement: Movement) -> dict[str, Moved]:
@@ -346,7 +369,7 @@ def _moved(record: StockRecord, movement: Movement) -> dict[str, Moved]:
     imported = movement.quantity if movement.kind is MovementKind.ADJUSTED else 0
     if not imported and record.opened_at is not None and movement.occurred_at <= record.opened_at:
         physical = 0
-    known = record.moved.get(listing, Moved())
+    known = record.moved.get(listing, _NOT_MOVED)
     moved = Moved(
         committed=known.committed + committed * movement.quantity,
         physical_total=known.physical_total + physical * movement.quantity,
@@ -372,31 +395,20 @@ def _assert_invariants(before: StockRecord, after: StockRecord) -> None:
 # --- what is told ----------------------------------------------------------------------------
 
 
-def _outcome(
-    before: StockRecord, after: StockRecord, movement: Movement, result: Result, reason: str, origin: str
-) -> Outcome:
-    short_before, short_after = min(before.level.available, 0), min(after.level.available, 0)
-    opened = after.opened_at is not None  # before its first count nobody knows what a key has
+def _unchanged(record: StockRecord, movement: Movement, result: Result, reason: str, origin: str) -> Outcome:
     return Outcome(
         movement=movement,
         result=result,
-        version=after.version,
-        before=before.level,
-        after=after.level,
+        version=record.version,
+        before=record.level,
+        after=record.level,
         reason=reason,
-        oversold=max(short_before - short_after, 0) if opened else 0,
         origin=origin,
     )
 
 
-def _alerts(
-    before: StockRecord, after: StockRecord, movement: Movement, oversold: int, low_water: int
-) -> list[Alert]:
-    if after.opened_at is None:
-        return []
-    was, is_now = before.level.available, after.level.available
-    if was > 0 and is_now > low_water:
-        return []
+def _alerts(was: int, after: StockRecord, movement: Movement, oversold: int, low_water: int) -> list[Alert]:
+    is_now = after.level.available
     kinds = []
     if is_now <= 0 < was:
         kinds.append(AlertKind.OUT)
@@ -425,17 +437,17 @@ def _alert(kind: AlertKind, record: StockRecord, movement: Movement, oversold: i
     )
 
 
-def _target(key: str, record: StockRecord, listing: Listing) -> Target:
-    sku, location = split_stock_key(key)
-    moved = record.moved.get(listing.key, Moved())
+def _target(
+    place: tuple[str, str], record: StockRecord, listing: Listing, available: int, moved: Moved
+) -> Target:
     return Target(
         shop=listing.shop,
         item=listing.item,
         location_id=listing.location_id,
-        sku=sku,
-        location=location,
-        available=record.level.available,
-        wanted=channel_target(record.level.available, listing),
+        sku=place[0],
+        location=place[1],
+        available=available,
+        wanted=channel_target(available, listing),
         committed=moved.committed,
         physical_total=moved.physical_total,
         version=record.version,

@@ -164,10 +164,11 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         derive: Derive[V] | None = None,
         version: int = 1,
         upgrade: Upgrade | None = None,
+        remember: bool = True,
     ) -> Table[V]:
         """Declare a table (see ``Table``); Faust knows it too, so the assignor keeps it with its sources."""
         changelog = changelog or f"skustream.{self.service}.{name}"
-        table = Table(name, value_type, changelog, derive, version, upgrade)
+        table = Table(name, value_type, changelog, derive, version, upgrade, remember)
         topic = self.topic(table.changelog, key_type=bytes, value_type=bytes, partitions=self.partitions)
         faust_table = self.Table(name, partitions=self.partitions, changelog_topic=topic)
         faust_table._data = CommittedStore(f"committed://{name}", self, faust_table)

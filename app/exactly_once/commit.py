@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
 from app.exactly_once.positions import Position, positions_topic
@@ -34,13 +36,14 @@ async def commit(lane: Lane, transaction: Transaction, position: Position) -> No
     Raises whatever the producer raises; the caller gives the lane up and asks the group who owns it.
     """
     transaction.derive()
-    changes = {table: _encoded(table, values) for table, values in transaction.dirty.items() if values}
-    transaction.under = None  # committed by now: its values are in the stores
+    changes = {table: _encoded(table, values) for table, values in transaction.changes().items()}
+    transaction.settle()
     async with asyncio.timeout(TRANSACTION_LIMIT_S):
         offsets = await _commit_to_kafka(lane, transaction.out, changes, position)
     for table, values in changes.items():
         lane.stores[table].write(values, offsets[table])
-        lane.recent[table].update(transaction.dirty[table], values.values())
+        if table in lane.recent:
+            lane.recent[table].update(values)
     for callback in transaction.callbacks:
         callback()
 
@@ -66,7 +69,7 @@ async def _commit_to_kafka(
     await sends.add_all(out)
     key = str(lane.partition).encode()
     value = msgspec.json.encode(position)
-    await sends.add_all([(positions_topic(lane.service), lane.partition, key, value, ())])
+    await sends.add_all([(positions_topic(lane.service), lane.partition, key, value, [])])
     last_offsets = await sends.close()
     group_offsets = {
         TopicPartition(topic, lane.partition): OffsetAndMetadata(offset, "")
@@ -78,26 +81,48 @@ async def _commit_to_kafka(
     return {table: last_offsets[table.changelog, lane.partition] for table in changes}
 
 
+class _Batch:
+    """A producer batch being filled.
+
+    Records go straight to its C builder: aiokafka's wrapper around that costs more than the work itself.
+    """
+
+    __slots__ = ("append", "builder", "count")
+
+    def __init__(self, builder: BatchBuilder) -> None:
+        self.builder = builder
+        self.append: Callable[..., object | None] = builder._builder.append
+        self.count = 0
+
+    def closed(self) -> BatchBuilder:
+        """The batch as aiokafka sends it."""
+        self.builder._relative_offset = self.count
+        self.builder.close()
+        return self.builder
+
+
 class _Sends:
     """Collects records into one producer batch per partition, and remembers every send's future."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
-        self._open: dict[tuple[str, int], Any] = {}
+        self._open: dict[tuple[str, int], _Batch] = {}
         self._sent: list[tuple[tuple[str, int], int, asyncio.Future[Any]]] = []
 
     async def add_all(self, records: Iterable[Outgoing]) -> None:
         """Append records; nothing is awaited for a record that fits into its open batch."""
         open_batches = self._open
+        now_ms = int(time.time() * 1000)
         for topic, partition, key, value, headers in records:
             target = (topic, partition)
             batch = open_batches.get(target)
-            if batch is not None:
-                if batch.append(timestamp=None, key=key, value=value, headers=list(headers)) is not None:
-                    continue
+            if batch is None:
+                batch = open_batches[target] = _Batch(self._producer.create_batch())
+            if batch.append(batch.count, now_ms, key, value, headers) is None:
                 await self._send(target)
-            batch = open_batches[target] = self._producer.create_batch()
-            batch.append(timestamp=None, key=key, value=value, headers=list(headers))
+                batch = open_batches[target] = _Batch(self._producer.create_batch())
+                batch.append(0, now_ms, key, value, headers)
+            batch.count += 1
 
     async def close(self) -> dict[tuple[str, int], int]:
         """Send what is left and wait for all; returns the last offset by topic and partition."""
@@ -112,7 +137,7 @@ class _Sends:
     async def _send(self, target: tuple[str, int]) -> None:
         batch = self._open.pop(target)
         topic, partition = target
-        future = await self._producer.send_batch(batch, topic, partition=partition)
+        future = await self._producer.send_batch(batch.closed(), topic, partition=partition)
         # When one send fails the others' errors are nobody's: without this each is logged with a traceback.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._sent.append((target, batch.record_count(), future))
+        self._sent.append((target, batch.count, future))

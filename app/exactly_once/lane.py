@@ -176,14 +176,16 @@ class Lane:
         """Open the stores of every table, for the restore."""
         tables = self.app.state_tables
         self._siblings = max(1, len(self.app.lanes))
-        share = RECENT_BYTES // max(1, self._siblings * len(tables))
+        remembering = sum(table.remember for table in tables)
+        share = RECENT_BYTES // max(1, self._siblings * remembering)
         for table in tables:
             store = await self.app.open_store(table, self.partition)
             if self._stopping:  # a rebalance took the lane while a locked store was waited for
                 store.close()
                 raise LaneLost(f"lane {self.service}-{self.partition} is closed")
             self.stores[table] = store
-            self.recent[table] = RecentValues(share)
+            if table.remember:
+                self.recent[table] = RecentValues(share)
 
     def begin(self, position: Position) -> None:
         """Take jobs from now on, starting at ``position``."""
@@ -307,7 +309,7 @@ class Lane:
     async def _commit(self, decided: _Decided) -> None:
         transaction, position = decided.transaction, decided.position
         began = time.perf_counter()
-        if transaction.dirty or transaction.out or position != self.position:
+        if transaction.out or transaction.changes() or position != self.position:
             await commit(self, transaction, position)
         else:
             for callback in transaction.callbacks:
@@ -370,6 +372,7 @@ class Lane:
                 if proper != partition:
                     self._forward(transaction, record, proper)
                     continue
+            transaction.record_key = key if route is None else None
             timestamp = record.timestamp
             if timestamp > transaction.stream_time_ms:
                 transaction.stream_time_ms = min(timestamp, now_ms)
@@ -381,6 +384,7 @@ class Lane:
                 transaction.drop()
                 self._dead_letter(transaction, record, error)
             transaction.keep()
+        transaction.record_key = None
         offsets[chunk.topic] = records[-1].offset + 1
         metrics.RECORDS.labels(self.service, chunk.topic).inc(len(records))
 
@@ -401,7 +405,7 @@ class Lane:
 
     def _forward(self, transaction: Transaction, record: SourceRecord, proper: int) -> None:
         """Send a record whose key belongs to another partition there; other clients partition otherwise."""
-        transaction.out.append((record.topic, proper, record.key, record.value, record.headers))
+        transaction.out.append((record.topic, proper, record.key, record.value, list(record.headers)))
         transaction.keep()
         self.app.note_misrouted(record, proper)
 

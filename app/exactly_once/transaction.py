@@ -27,12 +27,70 @@ class SourceRecord(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
-Outgoing = tuple[str, int, bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
+Outgoing = tuple[str, int, bytes | None, bytes | None, list[tuple[str, bytes]]]
 """A record to be sent: topic, partition, key, value, headers. A plain tuple: one is made for each event."""
 
 SMALL_RECORD = 500_000
 """Bytes that every topic takes."""
 _MISSING: Any = object()
+
+
+class _Overlay:
+    """One table as a transaction sees it: what is staged, above what is committed or about to be."""
+
+    __slots__ = ("_lane", "_recent", "_store", "_table", "_under", "before", "dirty", "known")
+
+    def __init__(self, lane: Lane, table: Table[Any], under: dict[bytes, Any] | None) -> None:
+        self.dirty: dict[bytes, Any] = {}  # staged values
+        self.known: dict[bytes, Any] = {}  # these and all that was read
+        self.before: dict[bytes, Any] | None = {} if table.derive is not None else None
+        self._lane = lane
+        self._table = table
+        self._under = under
+        self._store = lane.stores[table]
+        self._recent = lane.recent.get(table)
+
+    def get(self, key: bytes) -> Any:
+        value = self.known.get(key, _MISSING)
+        if value is _MISSING:
+            value = self.known[key] = self._below(key)
+        return value
+
+    def stage(self, key: bytes, value: Any) -> tuple[_Overlay, bytes, Any, Any]:
+        """Stage a value; returns what ``restore`` takes to forget it."""
+        known, dirty = self.known, self.dirty
+        was_dirty = dirty.get(key, _MISSING)
+        if was_dirty is _MISSING and self.before is not None:
+            self.before[key] = self.get(key)
+        undo = (self, key, known.get(key, _MISSING), was_dirty)
+        known[key] = dirty[key] = value
+        return undo
+
+    def restore(self, key: bytes, known: Any, dirty: Any) -> None:
+        for values, before in ((self.known, known), (self.dirty, dirty)):
+            if before is _MISSING:
+                values.pop(key, None)
+            else:
+                values[key] = before
+
+    def settle(self) -> None:
+        """What was under it is committed: its values are in the stores."""
+        self._under = None
+
+    def _below(self, key: bytes) -> Any:
+        if self._under is not None and key in self._under:
+            return self._under[key]
+        raw = _MISSING if self._recent is None else self._recent.get(key, _MISSING)
+        if raw is _MISSING:
+            raw = self._stored(key)
+        return self._table.decode(raw) if raw is not None else None
+
+    def _stored(self, key: bytes) -> bytes | None:
+        try:
+            return self._store.get(key)
+        except Exception as error:  # rocksdict raises bare exceptions; a failed disk is never a poison record
+            where = f"table {self._table.name}, lane {self._lane.partition}"
+            raise Stale(f"{where}: read failed: {error}") from error
 
 
 class Transaction:
@@ -48,39 +106,47 @@ class Transaction:
         self.lane = lane
         self.now_ms = now_ms
         self.stream_time_ms = stream_time_ms
-        self.under = under
+        self.record_key: bytes | None = None  # known to hash to this lane
         self.out: list[Outgoing] = []
         self.callbacks: list[Callable[[], None]] = []
         self.size = 0  # bytes to be sent
-        self.dirty: dict[Table[Any], dict[bytes, Any]] = {}
-        self._before: dict[Table[Any], dict[bytes, Any]] = {}  # of tables that something is derived from
-        self._known: dict[Table[Any], dict[bytes, Any]] = {table: {} for table in lane.stores}
-        self._undo: list[tuple[Table[Any], bytes, Any, Any]] = []  # table, key, known and dirty before
+        below = under._overlays if under is not None else {}
+        self._overlays = {
+            table: _Overlay(lane, table, below[table].dirty if table in below else None)
+            for table in lane.stores
+        }
+        self._partitions = lane.partitions
+        self._undo: list[tuple[_Overlay, bytes, Any, Any]] = []
         self._kept_out = 0
         self._kept_callbacks = 0
 
     def get(self, table: Table[V], key: bytes) -> V | None:
         """The value of a key as this transaction sees it, or None."""
-        known = self._known[table]
-        value = known.get(key, _MISSING)
-        if value is _MISSING:
-            value = known[key] = self._below(table, key)
-        return value  # type: ignore[no-any-return]  # the overlay holds every table's type
+        return self._overlays[table].get(key)  # type: ignore[no-any-return]  # overlays hold any type
 
     def put(self, table: Table[V], key: bytes, value: V) -> None:
         """Stage a value."""
-        self._stage(table, key, value)
+        self._undo.append(self._overlays[table].stage(key, value))
 
     def delete(self, table: Table[Any], key: bytes) -> None:
         """Stage a deletion: a tombstone in the changelog."""
-        self._stage(table, key, None)
+        self._undo.append(self._overlays[table].stage(key, None))
+
+    def changes(self) -> dict[Table[Any], dict[bytes, Any]]:
+        """The staged values of every table that has any."""
+        return {table: overlay.dirty for table, overlay in self._overlays.items() if overlay.dirty}
+
+    def settle(self) -> None:
+        """Let go of the transaction below this one: it is committed."""
+        for overlay in self._overlays.values():
+            overlay.settle()
 
     def emit(
         self,
         topic: str,
         key: bytes,
         value: bytes | None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: list[tuple[str, bytes]] | None = None,
         route: bytes | None = None,
     ) -> None:
         """Stage a record; its partition is that of ``route``, or of the key.
@@ -93,16 +159,18 @@ class Transaction:
             if size > SMALL_RECORD and size > self.lane.app.record_limit(topic):
                 raise Rejected(f"{topic}: a record of {size} bytes would be made, its topic takes less")
             self.size += size
-        partition = partition_of(key if route is None else route, self.lane.partitions)
-        self.out.append((topic, partition, key, value, headers))
+        if route is None and key == self.record_key:
+            partition = self.lane.partition
+        else:
+            partition = partition_of(key if route is None else route, self._partitions)
+        self.out.append((topic, partition, key, value, headers or []))
 
     def derive(self) -> None:
         """Stage what follows from the changed values of each table, once for each key."""
-        for table, values in self.dirty.items():
-            if table.derive is not None:
-                before = self._before[table]
-                for key, after in values.items():
-                    self._derive(table, key, before[key], after)
+        for table, overlay in self._overlays.items():
+            if overlay.before is not None:
+                for key, after in overlay.dirty.items():
+                    self._derive(table, key, overlay.before[key], after)
 
     def _derive(self, table: Table[Any], key: bytes, before: Any, after: Any) -> None:
         assert table.derive is not None, "asked before"
@@ -123,40 +191,8 @@ class Transaction:
 
     def drop(self) -> None:
         """Forget the current record's changes."""
-        for table, key, known, dirty in reversed(self._undo):
-            _restore(self._known[table], key, known)
-            _restore(self.dirty[table], key, dirty)
+        for overlay, key, known, dirty in reversed(self._undo):
+            overlay.restore(key, known, dirty)
         self._undo.clear()
         del self.out[self._kept_out :]
         del self.callbacks[self._kept_callbacks :]
-
-    def _stage(self, table: Table[Any], key: bytes, value: Any) -> None:
-        known = self._known[table]
-        dirty = self.dirty.get(table)
-        if dirty is None:
-            dirty = self.dirty[table] = {}
-        if table.derive is not None and key not in dirty:
-            self._before.setdefault(table, {})[key] = self.get(table, key)
-        self._undo.append((table, key, known.get(key, _MISSING), dirty.get(key, _MISSING)))
-        known[key] = dirty[key] = value
-
-    def _below(self, table: Table[V], key: bytes) -> V | None:
-        if self.under is not None:
-            values = self.under.dirty.get(table)
-            if values is not None and key in values:
-                return values[key]  # type: ignore[no-any-return]  # as in get
-        recent = self.lane.recent[table].get(key, _MISSING)
-        if recent is not _MISSING:
-            return recent  # type: ignore[no-any-return]  # as in get
-        try:
-            raw = self.lane.stores[table].get(key)
-        except Exception as error:  # rocksdict raises bare exceptions; a failed disk is never a poison record
-            raise Stale(f"table {table.name}, lane {self.lane.partition}: read failed: {error}") from error
-        return table.decode(raw) if raw is not None else None
-
-
-def _restore(values: dict[bytes, Any], key: bytes, before: Any) -> None:
-    if before is _MISSING:
-        values.pop(key, None)
-    else:
-        values[key] = before
