@@ -164,9 +164,7 @@ def targets(key: str, before: StockRecord, after: StockRecord) -> list[Target]:
         return []
     available = after.level.available
     everything = (
-        before.opened_at is None
-        or before.level.available != available
-        or before.listings != after.listings
+        before.opened_at is None or before.level.available != available or before.listings != after.listings
     )
     place = split_stock_key(key)
     return [

@@ -45,7 +45,7 @@ ENTRY_BYTES = 200
 BLOOM_BITS_PER_KEY = 10
 """About 1 % false positives: most lookups of seen ids are for keys that are not there."""
 MEMTABLE_BLOOM = 0.05
-"""The share of a memtable that its own bloom filter takes: it halves the lookup of a key that is not there."""
+"""The share of a memtable that its own bloom filter takes; it halves a lookup of a key that is not there."""
 
 
 class PartitionStore:
@@ -222,7 +222,7 @@ def _options() -> rocksdict.Options:
 class RecentValues:
     """Committed values of one table in one lane, as JSON, bounded: what was not used for long is forgotten.
 
-    Decoding one costs a fraction of looking it up in the store, and as JSON five times as many fit as decoded.
+    Decoding one costs a fraction of looking it up in the store, and five times as many fit as JSON.
     Two generations instead of an order of use: a lookup costs one or two dictionary reads.
     """
 
@@ -251,8 +251,8 @@ class Table(Generic[V]):
     """A typed, changelogged table of a service; values are JSON of ``value_type``.
 
     ``derive`` is called once for each key that a transaction changed, with its value before and after: it
-    emits what others shall know of the new state, whatever number of records changed it. ``remember`` is false
-    for a table whose values are hardly ever asked for again: it leaves the memory for them to the others.
+    emits what others shall know of the new state, whatever number of records changed it. A table whose values
+    are hardly ever asked for again sets ``remember`` to false and leaves the memory for them to the others.
 
     A new field with a default needs nothing. Any other change of ``value_type`` raises ``version`` and brings
     ``upgrade``, which makes the JSON of the current version of that of an older one: stores of another

@@ -111,7 +111,7 @@ class Transaction:
         self.callbacks: list[Callable[[], None]] = []
         self.size = 0  # bytes to be sent
         below = under._overlays if under is not None else {}
-        self._overlays = {
+        self._overlays: dict[Table[Any], _Overlay] = {
             table: _Overlay(lane, table, below[table].dirty if table in below else None)
             for table in lane.stores
         }
