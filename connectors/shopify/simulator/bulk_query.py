@@ -27,6 +27,7 @@ from graphql import (
     validate,
 )
 from graphql.execution.values import get_argument_values
+from msgspec import Struct
 
 from connectors.shopify.simulator.access import refusals
 from connectors.shopify.simulator.views import MAX_IDS, View
@@ -39,6 +40,17 @@ Row = dict[str, Any]
 Fields = list[tuple[FieldNode, GraphQLField]]
 
 
+class Step(Struct, frozen=True, kw_only=True, eq=False):
+    """One field to read of an object."""
+
+    field: str
+    name: str  # in the row
+    arguments: dict[str, Any]
+    connection: bool  # its nodes become rows of their own
+    kind: Any  # of what it leads to
+    inner: Any  # what is selected there; None for a leaf
+
+
 class NotBulk(ValueError):
     """A query that Shopify does not run as a bulk operation."""
 
@@ -48,6 +60,7 @@ class BulkQuery:
 
     def __init__(self, schema: GraphQLSchema, text: str, roots: Collection[str]) -> None:
         self._schema = schema
+        self._plans: dict[tuple[str, int], list[Step]] = {}
         self._document = _parsed(schema, text)
         self._fragments = {
             each.name.value: each
@@ -69,7 +82,7 @@ class BulkQuery:
         self.root = node.name.value
         if self.root not in roots:
             raise NotBulk(f"A bulk query over {self.root} is not simulated.")
-        self.arguments = _arguments(node, field)
+        self.arguments = get_argument_values(field, node)
         count = self._check(node, field, depth=0)
         if count > MAX_CONNECTIONS:
             raise NotBulk(f"Bulk queries cannot contain more than {MAX_CONNECTIONS} connections.")
@@ -92,29 +105,44 @@ class BulkQuery:
 
     def _object(self, kind: Any, selection: SelectionSetNode, view: View, children: list[Row]) -> Row:
         row: Row = {}
-        if "__typename" in view:
-            kind = self._schema.get_type(view["__typename"])
-        for node, field in self._fields(kind, selection):
-            name = node.alias.value if node.alias else node.name.value
-            if is_connection(field):
-                inner, chosen = self._node_of(node, field)
-                for each in _all_nodes(view[node.name.value], _arguments(node, field)):
-                    children += self._rows(inner, chosen, each, parent=view["id"])
+        for step in self._steps(view.get("__typename", kind.name), selection):
+            value = view.get(step.field)
+            if step.connection:
+                for each in _all_nodes(value, step.arguments):
+                    children += self._rows(step.kind, step.inner, each, parent=view["id"])
+                continue
+            if callable(value):
+                value = value(None, **step.arguments)
+            if value is None or step.inner is None:
+                row[step.name] = value
+            elif isinstance(value, list):
+                row[step.name] = [self._object(step.kind, step.inner, each, children) for each in value]
             else:
-                row[name] = self._value(node, field, view, children)
+                row[step.name] = self._object(step.kind, step.inner, value, children)
         return row
 
-    def _value(self, node: FieldNode, field: GraphQLField, view: View, children: list[Row]) -> Any:
-        value = view.get(node.name.value)
-        if callable(value):
-            value = value(None, **_arguments(node, field))
-        selection = node.selection_set
-        if value is None or selection is None:
-            return value
-        kind = get_named_type(field.type)
-        if isinstance(value, list):
-            return [self._object(kind, selection, each, children) for each in value]
-        return self._object(kind, selection, value, children)
+    def _steps(self, kind: str, selection: SelectionSetNode) -> list[Step]:
+        """What to read of an object of a type; found out once, for there may be a million of them."""
+        key = (kind, id(selection))
+        if key not in self._plans:
+            fields = self._fields(self._schema.get_type(kind), selection)
+            self._plans[key] = [self._step(node, field) for node, field in fields]
+        return self._plans[key]
+
+    def _step(self, node: FieldNode, field: GraphQLField) -> Step:
+        connection = is_connection(field)
+        kind: Any = get_named_type(field.type)
+        inner = node.selection_set
+        if connection:
+            kind, inner = self._node_of(node, field)
+        return Step(
+            field=node.name.value,
+            name=node.alias.value if node.alias else node.name.value,
+            arguments=get_argument_values(field, node),
+            connection=connection,
+            kind=kind,
+            inner=inner,
+        )
 
     def _check(self, node: FieldNode, field: GraphQLField, depth: int) -> int:
         """The connections in and below this one."""
@@ -197,10 +225,6 @@ def _parsed(schema: GraphQLSchema, text: str) -> DocumentNode:
     if errors:
         raise NotBulk(f"Invalid bulk query: {errors[0].message}")
     return document
-
-
-def _arguments(node: FieldNode, field: GraphQLField) -> dict[str, Any]:
-    return get_argument_values(field, node)
 
 
 def _is_list(field: GraphQLField) -> bool:

@@ -11,6 +11,7 @@ from base64 import b64decode, b64encode
 from binascii import Error as BadBase64
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from graphql import GraphQLError
@@ -50,7 +51,12 @@ def number_of(kind: str, value: str) -> int | None:
 
 def utc_time(instant: float) -> str:
     """A GraphQL DateTime."""
-    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _utc_second(int(instant // 1))
+
+
+@lru_cache(maxsize=10_000)  # the objects of a large shop were made in the same few seconds
+def _utc_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def invalid(message: str, code: str = "INVALID_FIELD_ARGUMENTS") -> GraphQLError:
