@@ -64,14 +64,18 @@ class Faults:
 
     def __init__(self, random: Random) -> None:
         self.settings = FaultSettings()
-        self._world_random = self._random = random
+        self._world_random = self._requests = self._hooks = self._bulk = random
         self._next: dict[FaultKind, int] = {}
         self._webhooks = 0
 
     def set(self, settings: FaultSettings) -> None:
         """Replace all faults."""
         self.settings = settings
-        self._random = self._world_random if settings.seed is None else Random(settings.seed)
+        # One stream for each, so that a webhook more does not change what befalls the next request.
+        self._requests, self._hooks, self._bulk = (
+            self._world_random if settings.seed is None else Random(f"{settings.seed} {name}")
+            for name in ("requests", "webhooks", "bulk operations")
+        )
         self._next = dict(settings.next)
 
     def strike(self, shop: str) -> FaultKind | None:
@@ -83,7 +87,7 @@ class Faults:
                 self._next[kind] -= 1
                 return kind
         for kind in FaultKind:
-            if self._happens(self.settings.probability.get(kind, 0.0)):
+            if _happens(self._requests, self.settings.probability.get(kind, 0.0)):
                 return kind
         return None
 
@@ -95,22 +99,23 @@ class Faults:
         self._webhooks += 1
         every = settings.duplicate_every
         twice = bool(every) and self._webhooks % every == 0
-        twice = self._happens(settings.duplicate_probability) or twice
-        late_s = settings.late_s if self._happens(settings.late_probability) else 0.0
+        twice = _happens(self._hooks, settings.duplicate_probability) or twice
+        late_s = settings.late_s if _happens(self._hooks, settings.late_probability) else 0.0
         return Journey(
-            copies=0 if self._happens(settings.lose_probability) else 1 + twice,
+            copies=0 if _happens(self._hooks, settings.lose_probability) else 1 + twice,
             late_s=late_s,
-            delay_s=late_s + self._random.random() * settings.reorder_ms / 1000,
+            delay_s=late_s + self._hooks.random() * settings.reorder_ms / 1000,
         )
 
     def bulk_fails_at(self, shop: str) -> float | None:
         """After which part of its root objects the next bulk operation fails; None: it does not."""
-        if not self._hits(shop) or not self._happens(self.settings.bulk_failure_probability):
+        if not self._hits(shop) or not _happens(self._bulk, self.settings.bulk_failure_probability):
             return None
-        return self._random.random()
+        return self._bulk.random()
 
     def _hits(self, shop: str) -> bool:
         return not self.settings.shops or shop in self.settings.shops
 
-    def _happens(self, probability: float) -> bool:
-        return probability > 0 and self._random.random() < probability
+
+def _happens(random: Random, probability: float) -> bool:
+    return probability > 0 and random.random() < probability

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -11,6 +12,7 @@ import aiohttp
 import pytest
 from support.simulated import MAIN, TEE, Simulated, simulated
 
+from connectors.shopify.simulator.admin import Behave
 from connectors.shopify.simulator.faults import FaultKind, Faults, FaultSettings, Journey
 
 ADJUST = """
@@ -121,6 +123,24 @@ def test_a_plan_with_a_seed_is_the_same_every_time() -> None:
     assert struck == {None, *FaultKind}
     assert {journey.copies for _, journey, _ in draws(plan)} == {0, 1, 2}
     assert draws(plan) != draws(FaultSettings(seed=12, probability=ALL))
+
+
+def test_a_webhook_more_changes_nothing_for_requests() -> None:
+    plan = FaultSettings(seed=11, probability=ALL, lose_probability=0.5)
+    struck = []
+    for webhooks in (0, 3):
+        faults = Faults(Random())
+        faults.set(plan)
+        struck.append(
+            [(faults.strike("a"), [faults.journey("a") for _ in range(webhooks)])[0] for _ in range(50)]
+        )
+    assert struck[0] == struck[1]
+
+
+def test_the_documentation_names_every_fault_and_every_setting() -> None:
+    told = (Path(__file__).parents[5] / "docs/simulator.md").read_text()
+    settings = set(Behave.__struct_fields__) - {"shop"}
+    assert [name for name in (*FaultKind, *settings) if f"`{name}`" not in told] == []
 
 
 def test_faults_can_be_kept_to_some_shops() -> None:
