@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -12,7 +13,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from app.errors import UnknownSchema
 from app.exactly_once import App
 from app.records import Listings, check_schema
-from tables.listings import ListingDirectory
 
 TOPIC = "stock.listings"
 POLL_MS = 500
@@ -20,12 +20,22 @@ POLL_MS = 500
 log = structlog.get_logger(__name__)
 
 
-class ListingFollower:
+class Directory(Protocol):
+    """What the follower fills (see ``tables.listings``)."""
+
+    def put(self, key: str, listings: Listings | None) -> set[str]:
+        """Take the newest value of a stock key, and say what changed by it."""
+
+
+DirectoryT = TypeVar("DirectoryT", bound=Directory)
+
+
+class ListingFollower(Generic[DirectoryT]):
     """Reads the topic whole before the first lane opens, and then follows it; partitions do not matter."""
 
-    def __init__(self, app: App, changed: Callable[[set[str]], None]) -> None:
-        """``changed`` is told the refs (see ``tables.listings``) whose mapping has changed."""
-        self.directory = ListingDirectory()
+    def __init__(self, app: App, directory: DirectoryT, changed: Callable[[set[str]], None]) -> None:
+        """``changed`` is told what the directory says has changed."""
+        self.directory = directory
         self.version = 0  # grows with each change of the directory
         self._app = app
         self._changed = changed

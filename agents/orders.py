@@ -36,6 +36,7 @@ from app.records import (
 )
 from connectors.shopify.changed_orders import READ_TOPIC, SEEN_TOPIC
 from connectors.shopify.client import ShopClients
+from tables.listings import ListingDirectory
 from tables.orders import (
     OrderRecord,
     evaluate,
@@ -106,7 +107,7 @@ class OrderKeeper:
         self.reads: Table[WantedRead] = app.state_table("reads", WantedRead)
         self._app = app
         self._shops = clients.shops
-        self._listings = ListingFollower(app, self._mapped)
+        self._listings = ListingFollower(app, ListingDirectory(), self._mapped)
         self._waiting: dict[Lane, dict[bytes, tuple[str, ...]]] = {}
         self._reader = OrderReader(app, clients, self)
         app.on_lane_opened(self._open)

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import ValidationError
 
 from app import kafka_tools, topics
+from app.catalog_commands import catalog
 from app.dev.commands import chaos, demo, dev
 from app.errors import Misconfigured, SkustreamError
 from app.exactly_once.set_positions import Start, set_positions, show_positions
@@ -327,5 +328,5 @@ def _show_positions(found: dict[int, Any], as_json: bool) -> None:
         click.echo(f"lane {lane}: {offsets or 'nothing read yet'}")
 
 
-for command in (dev, demo, chaos, bench, shop, orders, reconcile):
+for command in (dev, demo, chaos, bench, shop, orders, catalog, reconcile):
     main.add_command(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from app.records import (
     Drift,
     Envelope,
     Listing,
+    ListingChange,
     Listings,
     Movement,
     Record,
@@ -34,7 +36,7 @@ from app.settings import Settings, unavailable
 POLL_MS = 200
 
 
-class ListingChange(Struct, frozen=True, kw_only=True):
+class KeyChange(Struct, frozen=True, kw_only=True):
     """What applying a listings file does to one key."""
 
     before: list[Listing]
@@ -71,22 +73,38 @@ def _listings(path: Path, key: str, entries: Any) -> Listings:
         raise Misconfigured(f"{path}: {key}: {error}") from None
 
 
-async def listing_changes(settings: Settings, wanted: Iterable[Listings]) -> list[ListingChange]:
+async def listing_changes(settings: Settings, wanted: Iterable[Listings]) -> list[KeyChange]:
     """The keys whose listings differ from what stock.listings says now."""
     known = {
         key: msgspec.json.decode(value, type=Listings).listings
         for key, value in (await _last_values(settings, "stock.listings")).items()
     }
     changes = [
-        ListingChange(before=known.get(stock_key(one.sku, one.location).encode(), []), after=one)
+        KeyChange(before=known.get(stock_key(one.sku, one.location).encode(), []), after=one)
         for one in wanted
     ]
     return [change for change in changes if change.before != change.after.listings]
 
 
 async def send_listings(settings: Settings, listings: Iterable[Listings]) -> None:
-    """Write listings to stock.listings."""
-    await _send(settings, "stock.listings", ((stock_key(one.sku, one.location), one, "") for one in listings))
+    """Write all listings of keys to stock.listings, as of now."""
+    now = datetime.now(UTC)
+    records = (
+        (stock_key(one.sku, one.location), msgspec.structs.replace(one, updated_at=now), "")
+        for one in listings
+    )
+    await _send(settings, "stock.listings", records)
+
+
+async def send_listing_changes(settings: Settings, changes: Iterable[ListingChange]) -> None:
+    """Write changes of single listings to stock.listing-changes; the service reconcile unites them."""
+    await _send(settings, "stock.listing-changes", ((one.key, one, one.correlation_id) for one in changes))
+
+
+async def all_listings(settings: Settings) -> list[Listings]:
+    """What stock.listings says now, by key."""
+    values = await _last_values(settings, "stock.listings")
+    return [msgspec.json.decode(value, type=Listings) for value in values.values()]
 
 
 async def send_movements(settings: Settings, movements: Iterable[Movement]) -> None:

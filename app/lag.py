@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from app.errors import Retry
 from app.exactly_once.set_positions import show_positions
 from app.settings import Settings
 
@@ -14,6 +16,13 @@ COUNTED = 200
 """Up to this many offsets are looked at one by one: the marker of a transaction takes one."""
 POLL_MS = 200
 POLLS = 10
+LOOK_S = 0.5
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class NotTaken(Retry):
+    """A service has not taken its input in time; it may be away, or far behind."""
 
 
 async def lag_of(settings: Settings, service: str, sources: Sequence[str]) -> int:
@@ -47,6 +56,44 @@ async def lane_lags(settings: Settings, service: str, sources: Sequence[str]) ->
         return dict(offsets)
     finally:
         await consumer.stop()
+
+
+async def wait_taken(
+    settings: Settings, service: str, source: str, limit_s: float, *, sleep: Sleep = asyncio.sleep
+) -> None:
+    """Return when a service has taken all that is in a source now, whatever comes after.
+
+    Raises:
+        NotTaken: naming the service and what it has left after the limit.
+    """
+    ends = await _ends(settings, source)
+    waited_s = 0.0
+    while behind := await _behind(settings, service, source, ends):
+        if waited_s >= limit_s:
+            raise NotTaken(
+                f"{service} has not taken {behind} records of {source} in {limit_s:.0f} s: is it up?"
+            )
+        await sleep(LOOK_S)
+        waited_s += LOOK_S
+
+
+async def _ends(settings: Settings, topic: str) -> dict[int, int]:
+    """The end of what is committed in each partition."""
+    consumer = AIOKafkaConsumer(
+        **settings.kafka_options(), isolation_level="read_committed", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        parts = [TopicPartition(topic, number) for number in range(settings.partitions)]
+        return {part.partition: end for part, end in (await consumer.end_offsets(parts)).items()}
+    finally:
+        await consumer.stop()
+
+
+async def _behind(settings: Settings, service: str, source: str, ends: Mapping[int, int]) -> int:
+    positions = await show_positions(service, settings.kafka_options(), settings.partitions)
+    taken = {lane: position.offsets.get(source, 0) for lane, position in positions.items()}
+    return sum(max(0, end - taken.get(lane, 0)) for lane, end in ends.items())
 
 
 async def _count(

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import agents.catalog
+import agents.listing_changes
 import agents.orders
 import agents.reconcile
 import agents.shopify
@@ -18,6 +20,7 @@ import agents.stock
 from agents import subscriptions
 from agents.catch_up import CatchUp
 from agents.comparison import Limits
+from agents.listings import ListingFollower
 from agents.subscriptions import SubscriptionKeeper
 from app import receiver, topics
 from app.dead_letters import dead_letter
@@ -29,6 +32,7 @@ from app.shops import load_shops
 from connectors.shopify.client import ShopClients
 from connectors.shopify.subscriptions import uri_of
 from tables.catch_up import settle_time
+from tables.listings import ListingIndex
 
 
 def stock(settings: Settings) -> App:
@@ -61,6 +65,9 @@ def reconcile(settings: Settings) -> App:
     limits = Limits(settle_s=settings.reconcile_settle_s, units=settings.reconcile_max_units)
     rhythm = agents.reconcile.Rhythm(settings.reconcile_sweep_s)
     schedule = agents.reconcile.register(app, clients, limits, rhythm)
+    listings = ListingFollower(app, ListingIndex(), lambda changed: None)
+    agents.listing_changes.register(app, listings)
+    agents.catalog.register(app, clients, listings)
     catch_up = CatchUp(app, clients, settle=settle_time(settings.catch_up_s))
     schedule.every(settings.catch_up_s, "order catch-up", catch_up.run)
     if settings.public_url is not None:

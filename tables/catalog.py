@@ -31,11 +31,11 @@ class Finding(StrEnum):
     NEW = "new"  # should be listed, and is not
     CHANGED = "changed"  # is listed under another variant than the item's
     ELSEWHERE = "elsewhere"  # is listed under another key than its SKU and location say
-    VANISHED = "vanished"  # is listed, and the shop has no such item or level
+    VANISHED = "vanished"  # is listed, and the shop has no such item or level any more, or does not count it
     DUPLICATE_SKU = "duplicate_sku"  # another listing of this shop has, or wants, the same key
     MISSING_SKU = "missing_sku"  # no SKU, or one that cannot be part of a key
     UNTRACKED = "untracked"  # the shop does not count it
-    INACTIVE = "inactive"  # is listed, and its level is not active
+    INACTIVE = "inactive"  # is listed by hand, and its level is not active
     UNMAPPED_LOCATION = "unmapped_location"  # has active levels, and the shops file no code for it
 
 
@@ -164,7 +164,7 @@ class _View:
         while stays := {pair for pair in moving if not self._moves(*pair)}:
             moving -= stays
             for place, key in stays:
-                if self._gone(place) is None:
+                if self._gone(place, self._listed[place][key]) is None:
                     self._claims[key].add(place)
 
     def _moves(self, place: Place, key: str) -> bool:
@@ -195,8 +195,8 @@ class _View:
     def of_listings(self) -> Iterator[Row]:
         """What is wrong with listings that are there."""
         for place, keys in self._listed.items():
-            gone = self._gone(place)
             for key, listing in keys.items():
+                gone = self._gone(place, listing)
                 if gone is not None:
                     yield Row(finding=Finding.VANISHED, key=key, listing=listing, detail=gone)
                 elif self._inactive(place):
@@ -265,14 +265,20 @@ class _View:
         detail = f"item {place[0]} at location {place[1]} {state}: the key belongs to {names} too"
         return Row(finding=Finding.DUPLICATE_SKU, key=key, detail=detail)
 
-    def _gone(self, place: Place) -> str | None:
-        """Why a listing's place is not there any more; None while it is."""
+    def _gone(self, place: Place, listing: Listing) -> str | None:
+        """Why a listing has to go; None while it stays. One that was mapped by hand outlives more."""
         item = self._items.get(place[0])
         if item is None:
             return f"the shop has no item {place[0]}"
         if all(level.location_id != place[1] for level in item.levels):
             return f"item {place[0]} has no level at location {place[1]}"
-        return None
+        if not listing.by_sku:
+            return None
+        if self._inactive(place):
+            return f"the level of item {place[0]} at location {place[1]} is not active"
+        if not item.tracked:
+            return f"item {place[0]} is not counted by the shop any more"
+        return None if fits(item.sku) else f"item {place[0]} has SKU {item.sku!r}: no stock key"
 
     def _inactive(self, place: Place) -> bool:
         levels = self._items[place[0]].levels

@@ -1,10 +1,12 @@
-"""Where an order line's units live: the look-up from a shop's variant to a stock key."""
+"""All of ``stock.listings`` in memory: where an order line's units live, and where an item is listed."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Protocol
 
-from app.records import Listings, Record
+from app.records import Listings, Record, split_stock_key
 
 
 class Listed(Record, frozen=True, kw_only=True):
@@ -60,6 +62,64 @@ class ListingDirectory:
         if place is None and sku:
             place = self._places.get((sku_ref(shop, sku), location_id))
         return place
+
+
+class ListingIndex:
+    """All of ``stock.listings`` in memory, found by key and by a shop's item."""
+
+    def __init__(self) -> None:
+        self._listings: dict[str, Listings] = {}
+        self._united: dict[str, int] = {}
+        self._keys: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self._shops: Counter[str] = Counter()
+
+    def put(self, key: str, listings: Listings | None) -> set[str]:
+        """Take the newest value of a stock key (None: deleted); nothing but the key has changed by it."""
+        old = self._listings.pop(key, None)
+        for listing in old.listings if old is not None else ():
+            self._keys[listing.shop, listing.item].discard(key)
+            self._shops[listing.shop] -= 1
+        if listings is not None:
+            self._listings[key] = listings
+            self._united[key] = max(self._united.get(key, 0), listings.united)
+            for listing in listings.listings:
+                self._keys[listing.shop, listing.item].add(key)
+                self._shops[listing.shop] += 1
+        return {key}
+
+    def of(self, key: str) -> Listings:
+        """The listings of a key; none where it has no record."""
+        sku, location = split_stock_key(key)
+        return self._listings.get(key) or Listings(sku=sku, location=location)
+
+    def newest(self, key: str, united: Listings | None) -> Listings:
+        """The newer of what is known of a key and what its owner last united, which may not be known yet.
+
+        A value written as a whole is newer when it was written later.
+        """
+        known, seen = self.of(key), self._united.get(key, 0)
+        if united is None or seen >= united.united:
+            return known
+        written, made = known.updated_at, united.updated_at
+        later = written is not None and made is not None and written > made
+        return known if later and not known.united else united
+
+    def keys_of(self, shop: str, item: int) -> Iterable[str]:
+        """The keys under which an item is listed."""
+        return self._keys.get((shop, item), ())
+
+    def lists(self, shop: str) -> bool:
+        """Whether anything of a shop is listed."""
+        return self._shops[shop] > 0
+
+    def items_at(self, shop: str, location_id: int) -> set[int]:
+        """The items of a shop that are listed at one of its locations; looks at everything."""
+        return {
+            one.item
+            for listings in self._listings.values()
+            for one in listings.listings
+            if one.shop == shop and one.location_id == location_id
+        }
 
 
 def _entries(listings: Listings) -> dict[tuple[str, int], Listed]:

@@ -44,6 +44,7 @@ def write_shops_file(path: Path, simulator_port: int) -> None:
             "access_token": f"example-token-{domain.partition('.')[0]}",
             "webhook_secret": f"example-secret-{domain.partition('.')[0]}",
             "default_location_id": location_id(number, 0),
+            "locations": {location_id(number, place): code for place, code in enumerate(LOCATIONS)},
         }
         for number, domain in enumerate(DOMAINS)
     }

@@ -85,8 +85,8 @@ def _item(node: Mapping[str, Any], variants: Iterable[int], levels: Iterable[Ite
         item=gid_number(node["id"]),
         sku=node["sku"] or "",
         tracked=node["tracked"],
-        variants=tuple(variants),
-        levels=tuple(levels),
+        variants=tuple(sorted(variants)),
+        levels=tuple(sorted(levels, key=lambda level: level.location_id)),
     )
 
 

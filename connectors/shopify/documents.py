@@ -31,6 +31,9 @@ query Levels($items: [ID!]!, $location: ID!) {
 }
 """)
 
+CLOCK = gql("query Clock { shop { id } }")
+"""Asked for the `Date` header of its answer."""
+
 CATALOG_BULK = """
 {
   inventoryItems {

@@ -13,7 +13,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
-from connectors.shopify.simulator import after_sales, shopper
+from connectors.shopify.simulator import after_sales, items, shopper
 from connectors.shopify.simulator.behaviour import Behaviour, Door, Positive
 from connectors.shopify.simulator.bodies import order_fields
 from connectors.shopify.simulator.delivery import Delivery, as_facts
@@ -76,6 +76,7 @@ class SetUpItems(_Body, frozen=True, kw_only=True):
 
     shop: str
     items: list[SetUpItem]
+    told: bool = False  # whether webhooks tell of them; they are set-up without
 
 
 class Sell(_Body, frozen=True, kw_only=True):
@@ -190,6 +191,16 @@ class Edit(_Body, frozen=True, kw_only=True):
     active: bool | None = None
 
 
+class EditItem(_Body, frozen=True, kw_only=True):
+    """Change an item, or delete it."""
+
+    shop: str
+    item: int
+    sku: str | None = None
+    tracked: bool | None = None
+    deleted: bool = False
+
+
 class Behave(_Body, frozen=True, kw_only=True):
     """How a shop treats the app from now on; what is not named stays as it is. See ``Behaviour``."""
 
@@ -236,6 +247,7 @@ class Admin:
             "return/decide": _posted(DecideReturn, self.decide_return),
             "delete": _posted(DeleteOrder, self.delete),
             "edit": _posted(Edit, self.edit),
+            "edit-item": _posted(EditItem, self.edit_item),
             "faults": _posted(FaultSettings, self.faults),
             "behave": _posted(Behave, self.behave),
         }
@@ -266,7 +278,7 @@ class Admin:
         return {"shop": body.domain, "locations": sorted(shop.locations)}
 
     def items(self, body: SetUpItems) -> Any:
-        """Add items with their levels; nothing is sent for it."""
+        """Add items with their levels."""
         made = []
         for each in body.items:
             item = self._world.add_item(
@@ -274,6 +286,8 @@ class Admin:
                 policy=each.policy, price=each.price, gift_card=each.gift_card, available=each.available,
             )  # fmt: skip
             made.append({"sku": item.sku, "item": item.id, "variant": item.variant_id})
+            if body.told:
+                self._delivery.submit(items.tell_new(self._world, body.shop, item.id))
         return {"items": made}
 
     def sell(self, body: Sell) -> Any:
@@ -359,6 +373,15 @@ class Admin:
         self._delivery.submit(hooks)
         shop = world.shop(body.shop)
         return {"webhooks": len(hooks), "available": shop.available(body.item, body.location)}
+
+    def edit_item(self, body: EditItem) -> Any:
+        """Change or delete an item."""
+        if body.deleted:
+            hooks = items.delete_item(self._world, body.shop, body.item)
+        else:
+            hooks = items.change_item(self._world, body.shop, body.item, sku=body.sku, tracked=body.tracked)
+        self._delivery.submit(hooks)
+        return {"webhooks": len(hooks)}
 
     def faults(self, body: FaultSettings) -> Any:
         """Replace all faults."""
