@@ -1,8 +1,8 @@
 """The orders agent: webhooks of orders in, the movements that are still missing out.
 
 What a webhook says is united with what is known of its order (``tables.orders``). Two things can be missing
-for that: the listing of a line (the order waits for it) and facts that only a read of the order tells (a
-reader per lane gets them). Both are kept in tables, so that a restart goes on with them.
+for that: the listing of a line (the order waits for it) and facts that only a read tells, of the order or of
+its fulfilment orders (readers get them). Both are kept in tables, so that a restart goes on with them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from msgspec import Struct
 from prometheus_client import Counter
 
 from agents.listings import ListingFollower
+from agents.order_lookups import OrderLookups
+from agents.order_routing import Answers, RoutingReader
 from app.errors import Rejected, Retry, Unmapped
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
     Envelope,
     Order,
+    OrderDeleted,
     OrderEdited,
     OrderNotice,
     Record,
@@ -36,14 +39,18 @@ from app.records import (
 )
 from connectors.shopify.changed_orders import READ_TOPIC, SEEN_TOPIC
 from connectors.shopify.client import ShopClients
+from connectors.shopify.webhooks import RETURN_TOPICS, ROUTING_TOPICS
 from tables.listings import ListingDirectory
+from tables.order_record import OrderRecord
 from tables.orders import (
-    OrderRecord,
     evaluate,
+    take_deleted,
     take_missing,
     take_notice,
     take_order,
     take_refund,
+    take_routing,
+    take_routing_notice,
     waiting_refs,
 )
 
@@ -54,12 +61,17 @@ WAITING_ORDERS = 500
 """Evaluated again in one transaction when a mapping appears."""
 
 MISSED = Counter("skustream_orders_missed_total", "Changes of orders of which no webhook had told", ["shop"])
+ROUTING = "routing"
+"""Why an order is in table ``reads`` of which only the fulfilment orders are wanted."""
+ROUTING_TOPIC = "orders/routing"
+"""What stands for a webhook's topic in a dead letter that an answer about fulfilment orders led to."""
 
 log = structlog.get_logger(__name__)
 decode_envelope = msgspec.json.Decoder(Envelope).decode
 decode_order = msgspec.json.Decoder(Order).decode
 decode_refund = msgspec.json.Decoder(Refund).decode
 decode_notice = msgspec.json.Decoder(OrderNotice).decode
+decode_deleted = msgspec.json.Decoder(OrderDeleted).decode
 decode_edited = msgspec.json.Decoder(OrderEdited).decode
 
 
@@ -70,7 +82,7 @@ class Waiting(Record, frozen=True, kw_only=True):
 
 
 class WantedRead(Record, frozen=True, kw_only=True):
-    """An order that must be read (table ``reads``)."""
+    """An order that must be read, or its fulfilment orders (table ``reads``)."""
 
     reason: str
 
@@ -110,6 +122,8 @@ class OrderKeeper:
         self._listings = ListingFollower(app, ListingDirectory(), self._mapped)
         self._waiting: dict[Lane, dict[bytes, tuple[str, ...]]] = {}
         self._reader = OrderReader(app, clients, self)
+        self._router = RoutingReader(app, clients, self.unrouted, self.routed)
+        self._lookups = OrderLookups(app, clients)
         app.on_lane_opened(self._open)
         app.on_lane_closed(self._close)
         app.on_stopped(clients.close)
@@ -122,6 +136,9 @@ class OrderKeeper:
         envelope = decode_envelope(source.value)
         if envelope.shop not in self._shops:
             raise Rejected(f"the shops file (SKUSTREAM_SHOPS_FILE) has no shop {envelope.shop}")
+        if envelope.order_id is None and source.key.count(b"/") == 2:
+            self._lookups.take(transaction, source.key, envelope, correlation_of(source.headers))
+            return
         known = transaction.get(self.orders, source.key)
         record = united(known, envelope)
         if source.key != key_of(record):
@@ -149,6 +166,23 @@ class OrderKeeper:
         source = ReadRecord(topic=READ_TOPIC, timestamp=transaction.now_ms, key=key, value=encode(order))
         return not self._settle(transaction, known, record, source, known.correlation_id).read_wanted
 
+    def unrouted(self, transaction: Transaction, keys: Iterable[bytes]) -> dict[bytes, OrderRecord]:
+        """Those of the orders whose fulfilment orders must (still) be asked for."""
+        found = {key: transaction.get(self.orders, key) for key in keys}
+        return {key: record for key, record in found.items() if record is not None and record.routing_wanted}
+
+    def routed(self, transaction: Transaction, answers: Answers) -> None:
+        """Take what the fulfilment orders of some orders say."""
+        for key, (routing, asked) in answers.items():
+            known = transaction.get(self.orders, key)
+            if known is not None:
+                record = take_routing(known, routing, asked)
+                source = ReadRecord(
+                    topic=ROUTING_TOPIC, timestamp=transaction.now_ms, key=key, value=encode(routing)
+                )
+                self._settle(transaction, known, record, source, known.correlation_id)
+            transaction.keep()
+
     def _settle(
         self,
         transaction: Transaction,
@@ -164,6 +198,7 @@ class OrderKeeper:
             self._listings.directory,
             default_location_id=self._shops[record.shop].default_location_id,
             correlation_id=correlation_id,
+            routed=self._shops[record.shop].order_locations == "read",
         )
         if record == known:
             return record
@@ -219,11 +254,15 @@ class OrderKeeper:
     def _note_read(
         self, transaction: Transaction, key: bytes, known: OrderRecord | None, record: OrderRecord
     ) -> None:
-        if record.read_wanted:
-            transaction.put(self.reads, key, WantedRead(reason=record.read_wanted))
-            transaction.after_commit(partial(self._reader.want, transaction.lane, key))
-        elif known is not None and known.read_wanted:
+        reason = _read_reason(record)
+        if reason:
+            transaction.put(self.reads, key, WantedRead(reason=reason))
+        elif known is not None and _read_reason(known):
             transaction.delete(self.reads, key)
+        if record.read_wanted:
+            transaction.after_commit(partial(self._reader.want, transaction.lane, key))
+        if record.routing_wanted:
+            transaction.after_commit(partial(self._router.queues.want, transaction.lane, key))
 
     # -- orders that wait for a mapping --------------------------------------------------------
 
@@ -231,11 +270,16 @@ class OrderKeeper:
         self._waiting[lane] = {key: waiting.refs for key, waiting in lane.scan(self.unmapped)}
         # Listings may have come while nobody looked.
         self._evaluate_again(lane, list(self._waiting[lane]))
-        self._reader.open(lane, [key for key, _ in lane.scan(self.reads)])
+        reads = list(lane.scan(self.reads))
+        self._reader.open(lane, [key for key, wanted in reads if wanted.reason != ROUTING])
+        self._router.queues.open(lane, [key for key, _ in reads])
+        self._lookups.open(lane)
 
     def _close(self, lane: Lane) -> None:
         self._waiting.pop(lane, None)
         self._reader.close(lane)
+        self._router.queues.close(lane)
+        self._lookups.close(lane)
 
     def _wait(self, lane: Lane, key: bytes, refs: tuple[str, ...], version: int) -> None:
         waiting = self._waiting.get(lane)
@@ -335,6 +379,10 @@ def key_of(record: OrderRecord) -> bytes:
     return f"{record.shop}/{record.order_id}".encode()
 
 
+def _read_reason(record: OrderRecord) -> str:
+    return record.read_wanted or (ROUTING if record.routing_wanted else "")
+
+
 def united(known: OrderRecord | None, envelope: Envelope) -> OrderRecord:
     """What is known after a webhook."""
     shop, body = envelope.shop, envelope.body
@@ -346,7 +394,9 @@ def united(known: OrderRecord | None, envelope: Envelope) -> OrderRecord:
         order = decode_order(body)
         # A change that was noticed after the order was read may not be in it.
         noticed_at = known.noticed_at if known is not None else None
-        return take_order(known, shop, order, read=noticed_at is None or order.updated_at >= noticed_at)
+        current = known is None or not known.unread
+        current = current and (noticed_at is None or order.updated_at >= noticed_at)
+        return take_order(known, shop, order, read=current)
     if envelope.topic == SEEN_TOPIC:
         notice = decode_notice(body)
         return take_notice(known, shop, notice.id, at=notice.updated_at)
@@ -355,6 +405,12 @@ def united(known: OrderRecord | None, envelope: Envelope) -> OrderRecord:
     if envelope.topic == "orders/edited":
         edit = decode_edited(body).order_edit
         return take_notice(known, shop, edit.order_id, at=edit.committed_at or _noticed_at(envelope))
+    if envelope.topic == "orders/delete":
+        return take_deleted(known, shop, decode_deleted(body).id, at=_noticed_at(envelope))
+    if envelope.order_id is not None and envelope.topic.startswith(ROUTING_TOPICS):
+        return take_routing_notice(known, shop, envelope.order_id)
+    if envelope.order_id is not None and envelope.topic.startswith(RETURN_TOPICS):
+        return take_notice(known, shop, envelope.order_id, at=_noticed_at(envelope), unread=True)
     return take_order(known, shop, decode_order(body), read=False)
 
 

@@ -487,6 +487,12 @@ class RefundLine(Record, frozen=True, kw_only=True):
     location_id: int | None = None
 
 
+class ReturnRef(Record, frozen=True, kw_only=True):
+    """The return that a refund pays for."""
+
+    id: int | None = None
+
+
 class Refund(Record, frozen=True, kw_only=True):
     """A refund of an order (``refunds/create``, or inside an order)."""
 
@@ -494,6 +500,32 @@ class Refund(Record, frozen=True, kw_only=True):
     order_id: int
     created_at: Instant
     refund_line_items: list[RefundLine] = []
+    of_return: ReturnRef | int | None = msgspec.field(name="return", default=None)
+
+    @property
+    def return_id(self) -> int | None:
+        """The id of the return that it pays for."""
+        return self.of_return.id if isinstance(self.of_return, ReturnRef) else self.of_return
+
+
+class Disposition(Record, frozen=True, kw_only=True):
+    """What became of some returned units of a line; only reads tell it."""
+
+    id: int
+    return_id: int
+    line_item_id: int
+    restocked: bool = False  # else not (yet), or the units are missing
+    quantity: int
+    location_id: int | None = None  # where it was restocked
+    created_at: Instant
+
+
+class Routing(Record, frozen=True, kw_only=True):
+    """Where an order is to leave from: units of its fulfilment orders by line id and location id (a read)."""
+
+    order_id: int
+    open: dict[str, dict[int, int]] = {}  # still to be fulfilled
+    cancelled: dict[str, dict[int, int]] = {}  # in fulfilment orders that were cancelled
 
 
 class Order(Record, frozen=True, kw_only=True):
@@ -509,6 +541,7 @@ class Order(Record, frozen=True, kw_only=True):
     line_items: list[OrderLine] = []
     fulfillments: list[Fulfillment] = []
     refunds: list[Refund] = []
+    dispositions: list[Disposition] = []  # of its returns; only a read has them
 
 
 class OrderNotice(Record, frozen=True, kw_only=True):
@@ -516,6 +549,12 @@ class OrderNotice(Record, frozen=True, kw_only=True):
 
     id: int
     updated_at: Instant
+
+
+class OrderDeleted(Record, frozen=True, kw_only=True):
+    """``orders/delete``: nothing but the id."""
+
+    id: int
 
 
 class EditedLine(Record, frozen=True, kw_only=True):
@@ -567,6 +606,12 @@ class CatalogRef(Record, frozen=True, kw_only=True):
     quantity: int | None = None
 
 
+class ObjectRef(Record, frozen=True, kw_only=True):
+    """An object that a webhook is about."""
+
+    id: int | str | None = None
+
+
 class CatalogChange(Record, frozen=True, kw_only=True):
     """Any other webhook (topic ``shopify.catalog``): which object changed, nothing about persons."""
 
@@ -585,7 +630,9 @@ class CatalogChange(Record, frozen=True, kw_only=True):
     previous: list[str] | None = None
     variants: list[CatalogRef] | None = None
     source_location: CatalogRef | None = None
+    order: ObjectRef | None = None  # returns/*
     fulfillment_order: CatalogRef | None = None
+    remaining_fulfillment_order: CatalogRef | None = None
     original_fulfillment_order: CatalogRef | None = None
     moved_fulfillment_order: CatalogRef | None = None
     fulfillment_order_line_items_requested: list[CatalogRef] | None = None

@@ -19,6 +19,10 @@ HandEdits = Literal["import", "overrule", "report"]
 """What follows when a merchant changes stock in Shopify's admin: `import` takes it as an adjustment of ours,
 `overrule` writes our value back, `report` only records the difference.
 """
+OrderLocations = Literal["read", "default"]
+"""How to know where a web order is to leave from: `read` asks for its fulfilment orders; `default` takes it
+to be the default location, which saves the calls where a shop has no other.
+"""
 ShopifyId = Annotated[int, Meta(gt=0)]
 
 DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
@@ -27,7 +31,7 @@ DOMAIN_CHARACTERS = 253
 """The longest host name (RFC 1035)."""
 SECRETS = ("access_token", "client_id", "client_secret", "webhook_secret")
 """Fields that may be given as such, as the variable that holds them (``_env``) or as a file (``_file``)."""
-PLAIN = ("default_location_id", "locations", "hand_edits", "shadow", "shadow_locations")
+PLAIN = ("default_location_id", "order_locations", "locations", "hand_edits", "shadow", "shadow_locations")
 FIELDS = frozenset(
     {"api_url", "webhook_secrets", *PLAIN}
     | {f"{name}{source}" for name in SECRETS for source in ("", "_env", "_file")}
@@ -49,6 +53,7 @@ class Shop(Struct, frozen=True, kw_only=True):
     client_secret: str = ""
     webhook_secrets: tuple[str, ...]  # any of them may have signed: rotation
     default_location_id: ShopifyId  # where a web order is taken to be allocated
+    order_locations: OrderLocations = "read"
     locations: dict[ShopifyId, LocationCode] = {}  # Shopify location id to our code, for catalog sync
     hand_edits: HandEdits = "report"
     shadow: bool = False  # everything happens but the writing calls

@@ -92,6 +92,7 @@ TOPICS: tuple[TopicSpec, ...] = (
         max_message_bytes=WEBHOOK_BYTES,
     ),
     TopicSpec(name="skustream.orders.unmapped", key="{shop}/{order_id}", kept=Kept.COMPACTED),
+    TopicSpec(name="skustream.orders.lookups", key="{shop}/{kind}/{number}", kept=Kept.COMPACTED),
     TopicSpec(name="skustream.orders.reads", key="{shop}/{order_id}", kept=Kept.COMPACTED),
     TopicSpec(name="skustream.shopify.pushes", key=_LISTING, kept=Kept.COMPACTED),
     TopicSpec(name="skustream.shopify.intents", key="{shop}/{intent}", kept=Kept.COMPACTED),

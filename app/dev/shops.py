@@ -36,8 +36,11 @@ class Key(Struct, frozen=True, kw_only=True):
         return f"{self.sku}@{self.location}"
 
 
-def write_shops_file(path: Path, simulator_port: int) -> None:
-    """The shops file of the demo shops; their secrets are worth nothing."""
+def write_shops_file(path: Path, simulator_port: int, *, simulated: bool = True) -> None:
+    """The shops file of the demo shops; their secrets are worth nothing.
+
+    ``simulated``: the simulator runs, so that orders can be asked where they are to leave from.
+    """
     shops = {
         domain: {
             "api_url": f"http://127.0.0.1:{simulator_port}/{domain}",
@@ -45,6 +48,7 @@ def write_shops_file(path: Path, simulator_port: int) -> None:
             "webhook_secret": f"example-secret-{domain.partition('.')[0]}",
             "default_location_id": location_id(number, 0),
             "locations": {location_id(number, place): code for place, code in enumerate(LOCATIONS)},
+            "order_locations": "read" if simulated else "default",
         }
         for number, domain in enumerate(DOMAINS)
     }

@@ -199,7 +199,8 @@ class Stack:
             BrokerUnavailable: when the broker does not answer.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_shops_file(self.shops_file, self.simulator_port)
+        simulated = SIMULATOR in self._only
+        write_shops_file(self.shops_file, self.simulator_port, simulated=simulated)
         if self.cluster is not None:
             await asyncio.to_thread(self.cluster.start)
             self._broker_keepers = [

@@ -20,7 +20,17 @@ from graphql import ExecutionResult
 from msgspec import Raw, Struct
 
 from app.errors import OutcomeUnknown, Rejected, Retry
-from app.records import Fulfillment, FulfillmentLine, Order, OrderLine, Refund, RefundLine
+from app.records import (
+    Disposition,
+    Fulfillment,
+    FulfillmentLine,
+    Order,
+    OrderLine,
+    Refund,
+    RefundLine,
+    ReturnRef,
+    Routing,
+)
 from app.shops import Shop
 from connectors.shopify import documents
 from connectors.shopify.auth import TokenRefused, Tokens
@@ -30,6 +40,16 @@ CALL_LIMIT_S = 30.0
 PAGE = 100
 LEVELS_A_READ = 100
 """Items of one read: its cost stays far below the 1000 points of a single query."""
+ROUTED_A_READ = 6
+"""Orders whose fulfilment orders are read in one call: about 700 of the 1000 points of a single query."""
+FULFILLMENT_ORDERS_A_READ = 5
+FULFILLMENT_LINES_A_READ = 10
+"""Of each order and fulfilment order in that call; few have more, and those are read one by one."""
+RETURNS_A_READ = 25
+NO_SCOPE = 403
+"""The status of what the app's access scopes do not allow."""
+FULFILLABLE = frozenset({"OPEN", "IN_PROGRESS", "SCHEDULED", "ON_HOLD", "INCOMPLETE"})
+"""Statuses of a fulfilment order whose units are still promised."""
 UNKNOWN = frozenset({"INTERNAL_SERVER_ERROR", "TIMEOUT"})
 UNAVAILABLE = {"UNAUTHENTICATED": 401, "SHOP_INACTIVE": 402, "ACCESS_DENIED": 403}
 """GraphQL codes, and the HTTP status that means the same."""
@@ -125,6 +145,7 @@ class ShopClient:
         self._opening = asyncio.Lock()
         self._transport: AIOHTTPTransport | None = None
         self._told_version = ""
+        self._told_returns = False
 
     async def close(self) -> None:
         """Close the connections."""
@@ -182,13 +203,75 @@ class ShopClient:
             _refund(order_id, one, await self._lines(documents.REFUND_LINES, one["id"]))
             for one in told["refunds"]
         ]
-        return _order(order_id, told, [_line(one) for one in lines], fulfillments, refunds)
+        dispositions = await self._dispositions(gid)
+        return _order(order_id, told, [_line(one) for one in lines], fulfillments, refunds, dispositions)
 
-    async def _lines(self, document: GraphQLRequest, gid: str) -> list[Any]:
+    async def routing(self, order_ids: Iterable[int]) -> dict[int, Routing | None]:
+        """Where orders are to leave from, several orders a call; None: the shop has no such order.
+
+        Raises:
+            OutcomeUnknown, Throttled, ShopUnavailable, CallRefused: see ``call``.
+        """
+        wanted = list(order_ids)
+        found: dict[int, Routing | None] = {}
+        for start in range(0, len(wanted), ROUTED_A_READ):
+            part = wanted[start : start + ROUTED_A_READ]
+            variables = {
+                "ids": [f"gid://shopify/Order/{order_id}" for order_id in part],
+                "orders": FULFILLMENT_ORDERS_A_READ,
+                "lines": FULFILLMENT_LINES_A_READ,
+            }
+            data = await self.call(documents.ROUTING, variables)
+            for order_id, node in zip(part, data["nodes"], strict=True):
+                found[order_id] = _routing(order_id, await self._whole(order_id, node)) if node else None
+        return found
+
+    async def order_of(self, gid: str) -> int | None:
+        """The order that a fulfilment order, a return or a reverse fulfilment order belongs to."""
+        node = (await self.call(documents.ORDER_OF, {"id": gid}))["node"]
+        return _legacy_id(next(iter(node.values()), None)) if node else None
+
+    async def _whole(self, order_id: int, node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """All fulfilment orders of an order with all their lines."""
+        page = node["fulfillmentOrders"]
+        known = {one["id"]: one["lineItems"] for one in page["nodes"]}
+        orders = page["nodes"]
+        if page["pageInfo"]["hasNextPage"]:
+            gid = f"gid://shopify/Order/{order_id}"
+            orders = await self._lines(documents.FULFILLMENT_ORDERS, gid)
+        whole: list[Mapping[str, Any]] = []
+        for one in orders:
+            lines = known.get(one["id"])
+            if lines is None or lines["pageInfo"]["hasNextPage"]:
+                nodes = await self._lines(documents.FULFILLMENT_ORDER_LINES, one["id"])
+            else:
+                nodes = lines["nodes"]
+            whole.append({**one, "lines": nodes})
+        return whole
+
+    async def _dispositions(self, gid: str) -> list[Disposition]:
+        """What became of an order's returned units; nothing where the app may not read returns."""
+        try:
+            returns = await self._lines(documents.RETURNS, gid, RETURNS_A_READ)
+        except ShopUnavailable as error:
+            if error.status != NO_SCOPE:
+                raise
+            if not self._told_returns:
+                self._told_returns = True
+                log.warning("returns cannot be read; only refunds tell of them", shop=self.shop.domain)
+            return []
+        found = []
+        for one in returns:
+            for reverse in one["reverseFulfillmentOrders"]["nodes"]:
+                lines = await self._lines(documents.DISPOSITIONS, reverse["id"])
+                found += [each for line in lines for each in _disposed(_number(one["id"]), line)]
+        return found
+
+    async def _lines(self, document: GraphQLRequest, gid: str, page_size: int | None = None) -> list[Any]:
         lines: list[Any] = []
         after = None
         while True:
-            data = await self.call(document, {"id": gid, "first": PAGE, "after": after})
+            data = await self.call(document, {"id": gid, "first": page_size or PAGE, "after": after})
             if data["node"] is None:
                 return lines
             page = data["node"]["lines"]
@@ -413,6 +496,7 @@ def _refund(order_id: int, node: Mapping[str, Any], lines: Iterable[Mapping[str,
         "id": int(node["legacyResourceId"]),
         "order_id": order_id,
         "created_at": node["createdAt"],
+        "return": ReturnRef(id=_number(node["return"]["id"])) if node["return"] else None,
         "refund_line_items": [
             RefundLine(
                 id=_number(line["id"]),
@@ -433,6 +517,7 @@ def _order(
     lines: list[OrderLine],
     fulfillments: list[Fulfillment],
     refunds: list[Refund],
+    dispositions: list[Disposition],
 ) -> Order:
     fields = {
         "id": order_id,
@@ -445,5 +530,41 @@ def _order(
         "line_items": lines,
         "fulfillments": fulfillments,
         "refunds": refunds,
+        "dispositions": dispositions,
     }
     return msgspec.convert(fields, Order)
+
+
+def _disposed(return_id: int, line: Mapping[str, Any]) -> list[Disposition]:
+    """The dispositions of a reverse fulfilment order's line; none when its order line is not known."""
+    if line["fulfillmentLineItem"] is None:
+        return []
+    fields = [
+        {
+            "id": _number(one["id"]),
+            "return_id": return_id,
+            "line_item_id": _number(line["fulfillmentLineItem"]["lineItem"]["id"]),
+            "restocked": one["type"] == "RESTOCKED",
+            "quantity": one["quantity"],
+            "location_id": _legacy_id(one["location"]),
+            "created_at": one["createdAt"],
+        }
+        for one in line["dispositions"]
+    ]
+    return msgspec.convert(fields, list[Disposition])
+
+
+def _routing(order_id: int, fulfillment_orders: Iterable[Mapping[str, Any]]) -> Routing:
+    """Units by line and location; a location that was deleted since cannot hold any."""
+    found: dict[str, dict[str, dict[int, int]]] = {"open": {}, "cancelled": {}}
+    for one in fulfillment_orders:
+        place = _legacy_id(one["assignedLocation"]["location"])
+        kind = {**dict.fromkeys(FULFILLABLE, "open"), "CANCELLED": "cancelled"}.get(one["status"])
+        if place is None or kind is None:
+            continue
+        for line in one["lines"]:
+            units = line["remainingQuantity" if kind == "open" else "totalQuantity"]
+            places = found[kind].setdefault(str(_number(line["lineItem"]["id"])), {})
+            if units:
+                places[place] = places.get(place, 0) + units
+    return Routing(order_id=order_id, open=found["open"], cancelled=found["cancelled"])

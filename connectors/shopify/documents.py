@@ -119,7 +119,7 @@ query Order($id: ID!, $first: Int!, $after: String) {
     retailLocation { legacyResourceId }
     fulfillments(first: $first) { id legacyResourceId status createdAt updatedAt
       location { legacyResourceId } }
-    refunds(first: $first) { id legacyResourceId createdAt }
+    refunds(first: $first) { id legacyResourceId createdAt return { id } }
     lineItems(first: $first, after: $after) {
       nodes { id sku quantity currentQuantity unfulfilledQuantity
         variant { legacyResourceId inventoryItem { tracked } } }
@@ -256,3 +256,90 @@ query Locations($first: Int!, $after: String) {
   }
 }
 """)
+
+ROUTING = gql("""
+query Routing($ids: [ID!]!, $orders: Int!, $lines: Int!) {
+  nodes(ids: $ids) {
+    ... on Order {
+      legacyResourceId
+      fulfillmentOrders(first: $orders) {
+        nodes { id status assignedLocation { location { legacyResourceId } }
+          lineItems(first: $lines) {
+            nodes { totalQuantity remainingQuantity lineItem { id } }
+            pageInfo { hasNextPage }
+          }
+        }
+        pageInfo { hasNextPage endCursor }
+      }
+    }
+  }
+}
+""")
+"""Fulfilment orders of several orders; what does not fit is read with the next two."""
+
+FULFILLMENT_ORDERS = gql("""
+query FulfillmentOrders($id: ID!, $first: Int!, $after: String) {
+  node(id: $id) {
+    ... on Order {
+      lines: fulfillmentOrders(first: $first, after: $after) {
+        nodes { id status assignedLocation { location { legacyResourceId } } }
+        pageInfo { hasNextPage endCursor }
+      }
+    }
+  }
+}
+""")
+
+FULFILLMENT_ORDER_LINES = gql("""
+query FulfillmentOrderLines($id: ID!, $first: Int!, $after: String) {
+  node(id: $id) {
+    ... on FulfillmentOrder {
+      lines: lineItems(first: $first, after: $after) {
+        nodes { totalQuantity remainingQuantity lineItem { id } }
+        pageInfo { hasNextPage endCursor }
+      }
+    }
+  }
+}
+""")
+
+RETURNS = gql("""
+query Returns($id: ID!, $first: Int!, $after: String) {
+  node(id: $id) {
+    ... on Order {
+      lines: returns(first: $first, after: $after) {
+        nodes { id reverseFulfillmentOrders(first: 8) { nodes { id } } }
+        pageInfo { hasNextPage endCursor }
+      }
+    }
+  }
+}
+""")
+"""A return has one reverse fulfilment order unless goods come back in parts; more than eight are not read."""
+
+DISPOSITIONS = gql("""
+query Dispositions($id: ID!, $first: Int!, $after: String) {
+  node(id: $id) {
+    ... on ReverseFulfillmentOrder {
+      lines: lineItems(first: $first, after: $after) {
+        nodes {
+          fulfillmentLineItem { lineItem { id } }
+          dispositions { id type quantity createdAt location { legacyResourceId } }
+        }
+        pageInfo { hasNextPage endCursor }
+      }
+    }
+  }
+}
+""")
+
+ORDER_OF = gql("""
+query OrderOf($id: ID!) {
+  node(id: $id) {
+    ... on FulfillmentOrder { fulfilled: order { legacyResourceId } }
+    ... on ReverseFulfillmentOrder { reversed: order { legacyResourceId } }
+    ... on Return { returned: order { legacyResourceId } }
+  }
+}
+""")
+"""Which order something is about whose webhook does not say so."""

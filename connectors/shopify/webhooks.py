@@ -25,6 +25,7 @@ from app.records import (
     Envelope,
     LevelChange,
     Order,
+    OrderDeleted,
     OrderEdited,
     PrivacyRequest,
     Record,
@@ -51,6 +52,23 @@ _SNAPSHOTS = frozenset(
         "orders/paid",
     }
 )
+ROUTING_TOPICS = (
+    "fulfillment_orders/moved",
+    "fulfillment_orders/split",
+    "fulfillment_orders/merged",
+    "fulfillment_orders/cancelled",
+)
+"""After these an order's units may be promised elsewhere. ``order_routing_complete`` is not among them: the
+locations of a new order are asked for anyway, and that topic is documented for fulfilment services only.
+"""
+RETURN_TOPICS = (
+    "returns/process",
+    "returns/close",
+    "returns/cancel",
+    "returns/update",
+    "reverse_fulfillment_orders/dispose",
+)
+"""After these units may have been restocked, and no webhook of the order tells; before them none were."""
 COMPLIANCE = frozenset({"customers/data_request", "customers/redact", "shop/redact"})
 """What Shopify sends to every app when a customer or a shop asks about, or for the end of, their data."""
 LEAVING = frozenset({"app/uninstalled", "shop/redact"})
@@ -59,13 +77,16 @@ _BODIES: dict[str, type[Record]] = {
     **dict.fromkeys(_SNAPSHOTS, Order),
     "refunds/create": Refund,
     "orders/edited": OrderEdited,
+    "orders/delete": OrderDeleted,
     "inventory_levels/update": LevelChange,
     "inventory_levels/connect": LevelChange,
     "inventory_levels/disconnect": LevelChange,
     **dict.fromkeys(COMPLIANCE, PrivacyRequest),
 }
+_BY_ID = _SNAPSHOTS | {"orders/delete"}
 _TOPIC = re.compile(r"[a-z0-9_]{1,64}(/[a-z0-9_]{1,64})+")
 _FIRST_ID = re.compile(rb'\A\s*\{\s*"id"\s*:\s*(\d{1,20})')
+_LAST_NUMBER = re.compile(r"(?:\A|/)(\d{1,20})(?:\?.*)?\Z")
 _ORDER_ID = re.compile(rb'"order_id"\s*:\s*(\d{1,20})')
 
 _kinds: set[type[Record]] = {*_BODIES.values(), CatalogChange}
@@ -205,7 +226,12 @@ def _accepted(delivery: Delivery, value: Record, received_at: datetime) -> Accep
     if isinstance(value, LevelChange):
         key = f"{shop}/{value.inventory_item_id}/{value.location_id}"
         return Accepted(topic=LEVELS, key=key.encode(), route=shop.encode(), envelope=envelope)
-    order_id = _order_id(value)
+    order_id = _order_id(value, delivery.topic)
+    if order_id is None and isinstance(value, CatalogChange):
+        subject = _subject(value, delivery.topic)
+        if subject:
+            named = f"{shop}/{subject}".encode()
+            return Accepted(topic=ORDERS, key=named, route=named, envelope=envelope)
     if order_id is None:
         return Accepted(topic=CATALOG, key=shop.encode(), route=shop.encode(), envelope=envelope)
     return _of_order(msgspec.structs.replace(envelope, order_id=order_id), order_id)
@@ -216,14 +242,38 @@ def _of_order(envelope: Envelope, order_id: int) -> Accepted:
     return Accepted(topic=ORDERS, key=key, route=key, envelope=envelope)
 
 
-def _order_id(value: Record) -> int | None:
-    if isinstance(value, Order):
+def _order_id(value: Record, topic: str) -> int | None:
+    if isinstance(value, Order | OrderDeleted):
         return value.id
     if isinstance(value, Refund):
         return value.order_id
     if isinstance(value, OrderEdited):
         return value.order_edit.order_id
+    if isinstance(value, CatalogChange) and topic in RETURN_TOPICS:
+        return _number(value.order.id if value.order else value.order_id)
     return None
+
+
+def _subject(value: CatalogChange, topic: str) -> str:
+    """``{kind}/{number}`` of what a webhook about an unnamed order is about; empty when it cannot be told."""
+    if topic in ROUTING_TOPICS:
+        told = (
+            value.fulfillment_order,
+            value.original_fulfillment_order,
+            value.moved_fulfillment_order,
+            value.remaining_fulfillment_order,
+        )
+        number = next((_number(one.id) for one in told if one is not None and _number(one.id)), None)
+        return f"FulfillmentOrder/{number}" if number else ""
+    kind = "ReverseFulfillmentOrder" if topic.startswith("reverse") else "Return"
+    number = _number(value.id) if topic in RETURN_TOPICS else None
+    return f"{kind}/{number}" if number else ""
+
+
+def _number(told: int | str | None) -> int | None:
+    """The number of an id, which some topics give as a GID."""
+    found = _LAST_NUMBER.search(str(told)) if told is not None else None
+    return int(found[1]) if found else None
 
 
 def _marker(delivery: Delivery, head: bytes, received_at: datetime) -> Accepted:
@@ -231,7 +281,7 @@ def _marker(delivery: Delivery, head: bytes, received_at: datetime) -> Accepted:
     if _BODIES.get(delivery.topic) is None:
         shop = delivery.shop.encode()
         return Accepted(topic=CATALOG, key=shop, route=shop, envelope=envelope)
-    found = (_FIRST_ID if delivery.topic in _SNAPSHOTS else _ORDER_ID).search(head)
+    found = (_FIRST_ID if delivery.topic in _BY_ID else _ORDER_ID).search(head)
     if found is None:
         raise Rejected(f"{delivery.topic}: over {BODY_LIMIT_BYTES} bytes, and no order id at its beginning")
     order_id = int(found[1])

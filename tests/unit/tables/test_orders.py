@@ -30,8 +30,9 @@ from connectors.shopify.simulator.bodies import order_body
 from connectors.shopify.simulator.model import NotPossible, ShopConfig, Webhook
 from connectors.shopify.simulator.world import World
 from tables.listings import ListingDirectory, sku_ref, variant_ref
+from tables.order_record import OrderRecord
 from tables.orders import (
-    OrderRecord,
+    Evaluation,
     evaluate,
     take_missing,
     take_notice,
@@ -59,7 +60,8 @@ def directory(*skus: str) -> ListingDirectory:
 class Told:
     """An order's record as webhooks come in, and the movements that were emitted."""
 
-    def __init__(self, listed: ListingDirectory) -> None:
+    def __init__(self, listed: ListingDirectory, *, routed: bool = False) -> None:
+        self._routed = routed
         self.record: OrderRecord | None = None
         self.movements: list[Movement] = []
         self.unmapped: list[str] = []
@@ -73,13 +75,18 @@ class Told:
 
     def settle(self, record: OrderRecord) -> None:
         """Evaluate twice: the second time there is nothing left to move."""
-        done = evaluate(record, self._listed, default_location_id=MAIN, correlation_id="c")
-        again = evaluate(done.record, self._listed, default_location_id=MAIN, correlation_id="c")
+        done = self._evaluated(record)
+        again = self._evaluated(done.record)
         assert again.movements == []
         assert again.record == done.record
         self.record = done.record
         self.movements += done.movements
         self.unmapped += done.unmapped
+
+    def _evaluated(self, record: OrderRecord) -> Evaluation:
+        return evaluate(
+            record, self._listed, default_location_id=MAIN, correlation_id="c", routed=self._routed
+        )
 
     def again(self) -> None:
         assert self.record is not None
