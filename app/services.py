@@ -103,6 +103,7 @@ def run(service: str, settings: Settings) -> None:
     raise_file_limit()
     app = WORKERS[service](settings)
     asyncio.run(topics.require(settings, app.needed_topics()))
+    asyncio.run(topics.tell_old_brokers(settings))
     sys.argv = [
         sys.argv[0],
         "worker",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, for_code
@@ -14,7 +15,11 @@ from msgspec import Struct
 from app.errors import Misconfigured, TopicMismatch
 from app.settings import Settings, unavailable
 
+log = structlog.get_logger(__name__)
+
 DAY_MS = 24 * 60 * 60 * 1000
+PRODUCE, PRODUCE_SINCE_3_7 = 0, 10
+"""The key of Kafka's Produce API and its version since 3.7 (KIP-951); brokers tell none of their own."""
 WEBHOOK_BYTES = 8 << 20
 """Webhooks can be megabytes; the receiver's body limit is the same."""
 COMPACTION_LAG_MS = 10 * 60 * 1000
@@ -207,6 +212,34 @@ async def _admin(settings: Settings) -> AIOKafkaAdminClient:
         await admin.close()
         raise unavailable(settings, error) from None
     return admin
+
+
+async def tell_old_brokers(settings: Settings) -> None:
+    """Log a warning when a broker is older than 3.7: it may keep a dead worker's transaction open for ever.
+
+    Since then brokers verify that a transaction is going on before they append to it (KIP-890). Without that
+    a late request of a dead producer can begin one that nobody ends, and ``read_committed`` readers wait.
+
+    Raises:
+        BrokerUnavailable: when no broker answers.
+    """
+    admin = await _admin(settings)
+    try:
+        client = admin._client
+        connections = [await client._get_conn(broker.nodeId) for broker in client.cluster.brokers()]
+        old = any(is_old(connection._versions) for connection in connections if connection is not None)
+    finally:
+        await admin.close()
+    if old:
+        log.warning(
+            "a broker is older than Kafka 3.7: a dead worker's transaction may stay open for ever (KIP-890)",
+            bootstrap_servers=settings.bootstrap_servers,
+        )
+
+
+def is_old(versions: Mapping[int, tuple[int, int]]) -> bool:
+    """Whether the API versions (lowest and highest by API key) are those of a broker older than 3.7."""
+    return versions.get(PRODUCE, (0, 0))[1] < PRODUCE_SINCE_3_7
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:

@@ -8,7 +8,7 @@ import pytest
 
 from app.services import SERVICES, WORKERS
 from app.settings import Settings, load_settings
-from app.topics import TOPICS
+from app.topics import TOPICS, is_old
 
 ROOT = Path(__file__).parents[3]
 NAMES = [spec.name for spec in TOPICS]
@@ -33,3 +33,8 @@ def test_every_public_topic_is_documented() -> None:
     text = (ROOT / "docs" / "topics.md").read_text()
     public = [name for name in NAMES if not name.startswith(("skustream.", "dead-letters."))]
     assert [name for name in public if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize(("produce", "old"), [((0, 9), True), ((0, 10), False), ((3, 13), False)])
+def test_a_broker_older_than_3_7_is_known_by_its_produce_api(produce: tuple[int, int], old: bool) -> None:
+    assert is_old({0: produce, 1: (0, 17)}) is old
