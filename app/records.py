@@ -318,6 +318,20 @@ class Target(Record, frozen=True, kw_only=True):
         return listing_key(self.shop, self.item, self.location_id)
 
 
+class LevelRead(Record, frozen=True, kw_only=True):
+    """What a shop says it has of an item at a location, in units; all zero where it never had a level."""
+
+    available: int = 0
+    committed: int = 0
+    active: bool = True  # an inactive level is written without an error, and sells nothing
+    updated_at: str = ""  # the level's own, as the shop writes it: equal while nothing has changed
+
+    @property
+    def units(self) -> int:
+        """``available + committed``: what placing and cancelling orders does not change."""
+        return self.available + self.committed
+
+
 class PushResult(StrEnum):
     """What became of one entry of one write to a shop."""
 
@@ -406,7 +420,7 @@ class Correction(Record, frozen=True, kw_only=True):
     id: Annotated[Name, Meta(min_length=1)]  # deterministic; at most one write is made of it
     action: Literal["reread", "set"]  # drop the belief and read again; or write an absolute value
     available: Quantity = 0  # `set`: the value read twice, and compared by the shop
-    units: int = 0  # `set`: available + committed of the same reading
+    units: Quantity = 0  # `set`: available + committed of the same reading
     physical_total: int = 0  # of the belief when it was read
     target_version: int = 0  # of the belief when it was read
     hops: Annotated[int, Meta(ge=0)] = 0  # corrections of this listing that led to this one

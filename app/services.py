@@ -54,7 +54,9 @@ def shopify(settings: Settings) -> App:
     """The writer."""
     app = _app("shopify", settings, settings.shopify_port)
     clients = ShopClients(load_shops(settings.shops_file))
-    agents.shopify.register(app, clients, max_refusals=settings.max_refusals)
+    agents.shopify.register(
+        app, clients, max_refusals=settings.max_refusals, hand_edit_s=settings.hand_edit_s
+    )
     return app
 
 

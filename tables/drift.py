@@ -45,7 +45,7 @@ from msgspec.structs import replace
 
 from app.records import Correction, Drift, DriftClass, ShopLevel
 from tables import pushes
-from tables.pushes import PushState
+from tables.pushes import Need, PushState
 
 CLASSES = tuple(kind for kind in DriftClass if kind is not DriftClass.NONE)
 """Those that a difference can have."""
@@ -102,7 +102,7 @@ def belief_of(state: PushState, changed_ms: int) -> Belief:
         committed=target.committed,
         physical_total=target.physical_total,
         version=target.version,
-        units=None if state.offset is None else state.offset + target.physical_total,
+        units=pushes.units(state),
         busy=_busy(state),
         held=state.held,
         off=target.off,
@@ -110,12 +110,13 @@ def belief_of(state: PushState, changed_ms: int) -> Belief:
     )
 
 
+_BUSY = {Need.READ: "to be read", Need.PUSH: "to be written", Need.ACTIVATE: "to be activated"}
+
+
 def _busy(state: PushState) -> str:
     if state.intent:
         return f"write {state.intent} is open"
-    if pushes.needs_read(state):
-        return "to be read"
-    return "to be written" if pushes.needs_push(state) else ""
+    return _BUSY.get(pushes.need_of(state), "")
 
 
 def judge(

@@ -13,15 +13,51 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from enum import StrEnum
+from typing import Literal
 
 from msgspec.structs import replace
 
-from app.records import Instant, Push, PushResult, Record, Target
+from app.records import Correction, Instant, LevelRead, Push, PushResult, Record, Target
 
 MAX_ENTRIES = 250
 """Of one call (shopify.dev "API limits": input arrays)."""
 MAX_DELTA = 2_000_000_000
 """Shopify's bound for one adjustment, in units."""
+MAX_HOPS = 3
+"""Corrections that may follow from each other: a listing that is wrong after so many needs a person."""
+
+
+class Noticed(Record, frozen=True, kw_only=True):
+    """A level that neither our acknowledged pushes nor the orders we processed explain: ``tables.edits``."""
+
+    available: int | None  # as the webhook has it; None: the level was connected or disconnected
+    updated_at: Instant | None = None  # of that level
+    since_ms: int = 0  # when we were told, epoch ms
+    looks: int = 0  # reads so far
+    read: LevelRead | None = None  # the first of two that must be equal
+    read_ms: int = 0
+    version: int = 0  # of the target at that read
+
+
+class Entry(Record, frozen=True, kw_only=True):
+    """One listing's part of an intent."""
+
+    listing: str
+    delta: int
+    wanted: int
+    version: int  # of the target
+    offset: int | None = None  # an absolute write: what the belief becomes; None: it moves by the delta
+    occurred_at: Instant | None = None  # of the oldest fact that the entry carries out
+    correlation_id: str = ""  # of the target
+
+
+class Doubt(Record, frozen=True, kw_only=True):
+    """A write of which nobody can tell any more whether it was carried out: a read decides."""
+
+    entry: Entry
+    intent: str
+    offset: int  # of the belief without it
 
 
 class PushState(Record, frozen=True, kw_only=True):
@@ -33,18 +69,14 @@ class PushState(Record, frozen=True, kw_only=True):
     refusals: int = 0  # in a row
     held: str = ""  # why it is not written any more; the next target tries once
     alone: bool = False  # it was in a refused call that named no entry: it goes by itself
+    inactive: bool = False  # as of the last read: what is written is not sold
+    imported: int = 0  # units of hand edits that we have sent to the stock, since ever
+    accepted: int = 0  # units of hand edits that were only reported and stay
+    noticed: Noticed | None = None
+    doubt: Doubt | None = None
+    shadowed: int | None = None  # shadow mode: the difference that was told last
+    corrected: str = ""  # the last correction that was taken
     since: Instant | None = None  # of the oldest fact that no write has carried out yet
-
-
-class Entry(Record, frozen=True, kw_only=True):
-    """One listing's part of an intent."""
-
-    listing: str
-    delta: int
-    wanted: int
-    version: int  # of the target
-    occurred_at: Instant | None = None  # of the oldest fact that the entry carries out
-    correlation_id: str = ""  # of the target
 
 
 class Intent(Record, frozen=True, kw_only=True):
@@ -55,12 +87,32 @@ class Intent(Record, frozen=True, kw_only=True):
     variables: str  # the exact JSON of the variables
     entries: list[Entry]
     created_ms: int
+    kind: Literal["adjust", "set"] = "adjust"
+
+
+class Need(StrEnum):
+    """What must be done about a listing next."""
+
+    NOTHING = "nothing"
+    READ = "read"
+    ACTIVATE = "activate"
+    PUSH = "push"
+    TELL = "tell"  # shadow mode: say what would be written
+
+
+# --- targets and reads -------------------------------------------------------------------------
 
 
 def take_target(state: PushState | None, target: Target) -> PushState:
-    """The state with a newer target; an older one changes nothing."""
-    if state is None:
-        return PushState(target=target, since=target.occurred_at)
+    """The state with a newer target; an older one changes nothing.
+
+    A listing that now shows another stock key has other totals: what is known of it is read again.
+    """
+    moved = state is not None and (target.sku, target.location) != (state.target.sku, state.target.location)
+    if state is None or moved:
+        intent = state.intent if state is not None else ""
+        imported, since = target.imported_total, target.occurred_at
+        return PushState(target=target, intent=intent, imported=imported, since=since)
     if target.version <= state.target.version:
         return state
     newer = replace(state, target=target, held="")
@@ -68,14 +120,47 @@ def take_target(state: PushState | None, target: Target) -> PushState:
     return replace(newer, since=(state.since or target.occurred_at) if behind else None)
 
 
-def take_units(state: PushState, units: int, asked: int) -> PushState:
-    """The state after a read of ``U``, asked when the physical total was ``asked``.
+def take_read(state: PushState, read: LevelRead, asked: int) -> PushState:
+    """The state after a first read of a listing, asked when the physical total was ``asked``.
 
     If the total has moved since, nobody knows whether the read saw that: it is not used.
     """
-    if state.intent or state.target.physical_total != asked:
+    if state.intent or state.offset is not None or state.target.physical_total != asked:
         return state
-    return replace(state, offset=units - asked)
+    offset = read.units - asked - _pending_imports(state)
+    taken = replace(state, offset=offset, inactive=not read.active, accepted=0, doubt=None)
+    return replace(taken, since=taken.since if difference(taken) else None)
+
+
+def pending_result(state: PushState, read: LevelRead) -> PushResult:
+    """What a read says about a write in doubt: carried out, not carried out, or anybody's guess."""
+    assert state.doubt is not None, "asked only of a listing in doubt"
+    before = state.doubt.offset + state.target.physical_total + _pending_imports(state) + state.accepted
+    if read.units == before:
+        return PushResult.NOT_EXECUTED
+    if read.units == before + state.doubt.entry.delta:
+        return PushResult.ACKNOWLEDGED
+    return PushResult.EXPIRED
+
+
+def units(state: PushState) -> int | None:
+    """``available + committed`` that we count as ours of what the shop has; None while it is not read."""
+    if state.offset is None:
+        return None
+    return state.offset + state.target.physical_total + _pending_imports(state)
+
+
+def expected_units(state: PushState) -> int:
+    """``available + committed`` that the shop should have, hand edits that were only reported included."""
+    known = units(state)
+    assert known is not None, "asked only of a listing that was read"
+    return known + state.accepted
+
+
+def shown(state: PushState) -> int:
+    """What the shop shows of a listing that was read, for all that we count as ours."""
+    assert state.offset is not None, "asked only of a listing that was read"
+    return state.offset + state.target.physical_total - state.target.committed
 
 
 def difference(state: PushState) -> int:
@@ -84,34 +169,63 @@ def difference(state: PushState) -> int:
     While we are below zero a listing is pushed down to 0 and never up: a backorder that a shop accepted is
     real, and its own.
     """
-    if state.offset is None:
-        return 0
-    target = state.target
-    shown = state.offset + target.physical_total - target.committed
-    delta = min(0, -shown) if target.available < 0 else target.wanted - shown
+    return 0 if state.offset is None else _change(state.target, shown(state))
+
+
+def _change(target: Target, shows: int) -> int:
+    delta = min(0, -shows) if target.available < 0 else target.wanted - shows
     return max(-MAX_DELTA, min(MAX_DELTA, delta))
 
 
-def needs_read(state: PushState) -> bool:
-    """Whether the listing must be read before it can be written."""
-    return state.offset is None and not state.intent and not state.held
+def _pending_imports(state: PushState) -> int:
+    """Units that the shop has and that the stock has not taken yet."""
+    return state.imported - state.target.imported_total
 
 
-def needs_push(state: PushState) -> bool:
-    """Whether a write should take this listing along."""
-    return not state.intent and not state.held and difference(state) != 0
+# --- what comes next ---------------------------------------------------------------------------
+
+
+def need_of(state: PushState, *, shadow: bool = False, due: bool = False) -> Need:
+    """What must be done about a listing; ``due`` says that its unexplained level is to be read now."""
+    if state.intent or state.held or state.target.off:
+        return Need.NOTHING
+    if state.offset is None or (due and state.noticed is not None):
+        return Need.READ
+    if shadow:
+        return Need.TELL if difference(state) != (state.shadowed or 0) else Need.NOTHING
+    if state.inactive:
+        # It sells nothing: there is no need to show 0.
+        return Need.ACTIVATE if state.target.wanted > 0 else Need.NOTHING
+    return Need.PUSH if difference(state) else Need.NOTHING
+
+
+def crosses_zero(state: PushState) -> bool:
+    """Whether a write would let the listing sell again, or stop it: such a write goes before all others."""
+    if state.offset is None:
+        return False
+    return (shown(state) > 0) != (shown(state) + difference(state) > 0)
 
 
 def entries_of(states: Iterable[PushState]) -> list[Entry]:
-    """The entries of the next call: what differs, at most one call's worth, a suspect by itself."""
-    entries: list[Entry] = []
-    for state in states:
-        if not needs_push(state) or (state.alone and entries):
-            continue
-        entries.append(_entry(state))
-        if state.alone or len(entries) == MAX_ENTRIES:
-            break
-    return entries
+    """The entries of a write: what has to be added to each listing that differs."""
+    return [entry_of(state) for state in states if difference(state)]
+
+
+def entry_of(state: PushState, offset: int | None = None) -> Entry:
+    """What has to be added to a listing; ``offset`` is what the belief becomes by an absolute write."""
+    target = state.target
+    return Entry(
+        listing=target.key,
+        delta=difference(state),
+        wanted=target.wanted,
+        version=target.version,
+        offset=offset,
+        occurred_at=state.since or target.occurred_at,
+        correlation_id=target.correlation_id,
+    )
+
+
+# --- what became of a write --------------------------------------------------------------------
 
 
 def _entry(state: PushState) -> Entry:
@@ -128,14 +242,16 @@ def _entry(state: PushState) -> Entry:
 
 def begin(state: PushState, intent: Intent) -> PushState:
     """The listing is in this intent."""
-    return replace(state, intent=intent.key)
+    return replace(state, intent=intent.key, shadowed=None)
 
 
 def acknowledge(state: PushState, entry: Entry) -> PushState:
-    """The shop has applied the entry."""
-    assert state.offset is not None, "an entry is only made of a listing that was read"
-    told = replace(state, offset=state.offset + entry.delta, intent="", refusals=0, alone=False)
-    return replace(told, since=told.target.occurred_at if difference(told) else None)
+    """The shop has applied the entry. A listing that shows another stock key since then stays unread."""
+    offset = state.offset
+    if offset is not None:
+        offset = offset + entry.delta if entry.offset is None else entry.offset
+    told = replace(state, offset=offset, intent="", refusals=0, alone=False)
+    return replace(told, since=told.target.occurred_at if offset is None or difference(told) else None)
 
 
 def refuse(state: PushState, error: str, limit: int) -> PushState:
@@ -145,13 +261,61 @@ def refuse(state: PushState, error: str, limit: int) -> PushState:
 
 
 def release(state: PushState, *, alone: bool) -> PushState:
-    """The call was refused and another entry, or nobody knows which, is to blame."""
+    """Nothing of the call was carried out, and this entry is not known to be the reason."""
     return replace(state, intent="", alone=alone)
 
 
 def forget(state: PushState) -> PushState:
-    """Nobody can tell any more whether the write was executed: read again."""
+    """What we believe of the listing may be wrong: read again."""
     return replace(state, intent="", offset=None)
+
+
+def doubt(state: PushState, entry: Entry, intent: Intent) -> PushState:
+    """Nobody can tell whether the entry was carried out: read, decide, and write under a new key."""
+    if state.offset is None:
+        return forget(state)
+    return replace(forget(state), doubt=Doubt(entry=entry, intent=intent.key, offset=state.offset))
+
+
+# --- corrections -------------------------------------------------------------------------------
+
+
+def objection(state: PushState | None, correction: Correction, now_ms: int) -> str:
+    """Why a correction is not carried out; empty when it is."""
+    if state is None:
+        return "the listing is not known"
+    if correction.expires_at.timestamp() * 1000 < now_ms:
+        return f"it expired at {correction.expires_at.isoformat()}"
+    if correction.hops > MAX_HOPS:
+        return f"it follows from {correction.hops} corrections, {MAX_HOPS} are allowed"
+    if correction.id == state.corrected:
+        return "it was taken before"
+    if state.intent:
+        return f"a write is under way: {state.intent}"
+    if state.held or state.target.off:
+        return f"the listing is not written: {state.held or 'its channel is off'}"
+    known = (state.target.version, state.target.physical_total)
+    told = (correction.target_version, correction.physical_total)
+    if correction.action == "set" and known != told:
+        return f"decided at target version and physical total {told}, now they are {known}"
+    return ""
+
+
+def correct(state: PushState, correction: Correction) -> PushState:
+    """The state after a correction to which there is no objection: the read that it tells is the belief."""
+    offset = None
+    if correction.action == "set":
+        offset = correction.units - state.target.physical_total - _pending_imports(state)
+    return replace(
+        state, offset=offset, accepted=0, doubt=None, noticed=None, corrected=correction.id, shadowed=None
+    )
+
+
+def correcting_entry(state: PushState) -> Entry | None:
+    """The absolute write of a corrected listing; None when it shows what it should after all."""
+    assert state.offset is not None, "asked only of a listing that was read"
+    delta = difference(state)
+    return entry_of(state, offset=state.offset + delta) if delta else None
 
 
 def listing_parts(listing: str) -> tuple[str, int, int]:
@@ -160,7 +324,7 @@ def listing_parts(listing: str) -> tuple[str, int, int]:
     return shop, int(item), int(location_id)
 
 
-def push_of(entry: Entry, intent: Intent, result: PushResult, *, at: datetime, error: str = "") -> Push:
+def push_of(entry: Entry, intent: str, result: PushResult, *, at: datetime, error: str = "") -> Push:
     """The public record of what became of an entry, as answered ``at``."""
     shop, item, location_id = listing_parts(entry.listing)
     return Push(
@@ -169,7 +333,7 @@ def push_of(entry: Entry, intent: Intent, result: PushResult, *, at: datetime, e
         location_id=location_id,
         delta=entry.delta,
         wanted=entry.wanted,
-        intent=intent.key,
+        intent=intent,
         result=result,
         error=error,
         target_version=entry.version,

@@ -6,9 +6,8 @@ The meaning of errors follows shopify.dev: "Response codes", "API limits", "Impl
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, Literal
 
 import aiohttp
 import msgspec
@@ -16,14 +15,16 @@ import structlog
 from gql import GraphQLRequest
 from gql.transport.aiohttp import AIOHTTPTransport
 from gql.transport.exceptions import TransportError
-from graphql import ExecutionResult
+from graphql import ExecutionResult, get_operation_ast
 from msgspec import Raw, Struct
+from prometheus_client import Counter, Gauge
 
 from app.errors import OutcomeUnknown, Rejected, Retry
 from app.records import (
     Disposition,
     Fulfillment,
     FulfillmentLine,
+    LevelRead,
     Order,
     OrderLine,
     Refund,
@@ -34,6 +35,7 @@ from app.records import (
 from app.shops import Shop
 from connectors.shopify import documents
 from connectors.shopify.auth import TokenRefused, Tokens
+from connectors.shopify.budget import Budget, Reservation
 
 CALL_LIMIT_S = 30.0
 """A call of 250 entries takes Shopify seconds; an answer after this is treated as lost."""
@@ -54,6 +56,21 @@ UNKNOWN = frozenset({"INTERNAL_SERVER_ERROR", "TIMEOUT"})
 UNAVAILABLE = {"UNAUTHENTICATED": 401, "SHOP_INACTIVE": 402, "ACCESS_DENIED": 403}
 """GraphQL codes, and the HTTP status that means the same."""
 UNAVAILABLE_STATUS = frozenset({401, 402, 403, 404, 423})
+
+WRITES = {
+    "adjust": (documents.ADJUST, "inventoryAdjustQuantities"),
+    "set": (documents.SET, "inventorySetQuantities"),
+    "activate": (documents.ACTIVATE, "inventoryActivate"),
+}
+"""The documents that write, with the field of the answer."""
+Write = Literal["adjust", "set", "activate"]
+
+CALLS = Counter("skustream_shopify_calls_total", "Calls, by document and outcome", ["shop", "call", "result"])
+BUCKET = Gauge("skustream_shopify_bucket_points", "The cost bucket, as of the last answer", ["shop"])
+BUCKET_SIZE = Gauge("skustream_shopify_bucket_size_points", "The cost bucket's size", ["shop"])
+VERSION_DIFFERS = Gauge(
+    "skustream_shopify_api_version_differs", "1 while a shop answers with another version", ["shop"]
+)
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +95,11 @@ class ShopUnavailable(Retry):
 
 
 class CallRefused(Rejected):
-    """The whole call was refused, before anything was executed."""
+    """The whole call was refused, before anything was executed; ``codes`` are those of its errors."""
+
+    def __init__(self, message: str, codes: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.codes = frozenset(codes)
 
 
 class UserFault(Struct, frozen=True, kw_only=True):
@@ -92,45 +113,6 @@ class UserFault(Struct, frozen=True, kw_only=True):
     def index(self) -> int | None:
         """The index of the array entry that is to blame, when the path names one."""
         return next((int(part) for part in self.field or () if part.isdigit()), None)
-
-
-class Budget:
-    """What we know of a shop's cost bucket, in points."""
-
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._available = self._capacity = 0.0
-        self._restore = 0.0  # points a second; 0: nothing known yet
-        self._at = monotonic()
-
-    @property
-    def capacity(self) -> float:
-        """The bucket's size, in points; 0 while nothing is known."""
-        return self._capacity
-
-    @property
-    def restore_rate(self) -> float:
-        """How fast the bucket fills, in points a second; 0 while nothing is known."""
-        return self._restore
-
-    def learn(self, status: Mapping[str, float]) -> None:
-        """Take the ``throttleStatus`` of an answer."""
-        self._available = float(status["currentlyAvailable"])
-        self._capacity = float(status["maximumAvailable"])
-        self._restore = float(status["restoreRate"])
-        self._at = self._monotonic()
-
-    def pause_s(self, cost: float) -> float:
-        """How long to wait before a call: nothing while the bucket is half full, else as fast as it fills.
-
-        Waiting costs little: what changes meanwhile goes into the same call.
-        """
-        if not self._restore:
-            return 0.0
-        now = min(self._capacity, self._available + (self._monotonic() - self._at) * self._restore)
-        if now >= self._capacity / 2:
-            return 0.0
-        return max(cost, cost - now) / self._restore
 
 
 class ShopClient:
@@ -153,31 +135,37 @@ class ShopClient:
             await self._transport.close()
             self._transport = None
 
-    async def adjust(self, variables: bytes) -> list[UserFault]:
-        """Send the stored variables of an adjustment, byte for byte; an empty list is success.
+    async def write(
+        self, kind: Write, variables: bytes, size: int = 1, reserved: Reservation | None = None
+    ) -> list[UserFault]:
+        """Send the stored variables of a write of ``size`` entries, byte for byte; an empty list is success.
 
         Raises:
             OutcomeUnknown: it may have been executed; send the same bytes again.
             Throttled, ShopUnavailable, CallRefused: it was not executed, or the key will tell.
         """
-        data = await self.call(documents.ADJUST, Raw(variables))
-        answer = data["inventoryAdjustQuantities"]
+        document, field = WRITES[kind]
+        data = await self.call(document, Raw(variables), size=size, reserved=reserved)
+        answer = data[field]
         if answer is None:
             raise OutcomeUnknown(f"{self.shop.domain}: no payload and no error")
         return msgspec.convert(answer["userErrors"], list[UserFault])
 
-    async def levels(self, location_id: int, items: Iterable[int]) -> dict[int, int | None]:
-        """``available + committed`` of items at a location, in units; None: there is no such item."""
+    async def levels(
+        self, location_id: int, items: Iterable[int], reserved: Reservation | None = None
+    ) -> dict[int, LevelRead | None]:
+        """What items have at a location; None: no such item. ``reserved`` pays for the first call."""
         wanted = list(items)
-        found: dict[int, int | None] = {}
+        found: dict[int, LevelRead | None] = {}
         for start in range(0, len(wanted), LEVELS_A_READ):
             part = wanted[start : start + LEVELS_A_READ]
             variables = {
                 "items": [f"gid://shopify/InventoryItem/{item}" for item in part],
                 "location": f"gid://shopify/Location/{location_id}",
             }
-            data = await self.call(documents.LEVELS, variables)
-            found.update(zip(part, map(_units, data["nodes"]), strict=True))
+            data = await self.call(documents.LEVELS, variables, size=len(part), reserved=reserved)
+            reserved = None
+            found.update(zip(part, map(_level, data["nodes"]), strict=True))
         return found
 
     async def order(self, order_id: int) -> Order | None:
@@ -280,22 +268,49 @@ class ShopClient:
                 return lines
             after = page["pageInfo"]["endCursor"]
 
-    async def call(self, document: GraphQLRequest, variables: Any) -> Mapping[str, Any]:
+    async def call(
+        self,
+        document: GraphQLRequest,
+        variables: Any,
+        *,
+        size: int = 1,
+        reserved: Reservation | None = None,
+    ) -> Mapping[str, Any]:
         """The ``data`` of a document's answer. A token that the shop refuses is renewed once.
+
+        ``size`` is the number of entries, from which later calls of the document are priced; ``reserved`` is
+        what the caller has taken from the budget for this call.
 
         Raises:
             OutcomeUnknown: it may have been executed; send the same again.
             Throttled, ShopUnavailable, CallRefused: it was not executed, or the key will tell.
         """
+        name = _name_of(document)
+        call = reserved or self.budget.begin(name, size)
+        result = "given_up"  # unless it ends by itself
+        try:
+            data = await self._with_token(document, variables, call)
+            result = "answered"
+            return data
+        except (Retry, Rejected) as error:
+            result = type(error).__name__
+            raise
+        finally:
+            self.budget.end(call)
+            CALLS.labels(self.shop.domain, name, result).inc()
+
+    async def _with_token(
+        self, document: GraphQLRequest, variables: Any, call: Reservation
+    ) -> Mapping[str, Any]:
         try:
             token = await self._tokens.current()
             try:
-                return await self._send(document, variables, token)
+                return await self._send(document, variables, token, call)
             except ShopUnavailable as error:
                 other = await self._tokens.after_refusal(token) if error.status == 401 else None
                 if other is None:
                     raise
-            return await self._send(document, variables, other)
+            return await self._send(document, variables, other, call)
         except TokenRefused as error:
             raise ShopUnavailable(str(error), error.status) from None
 
@@ -316,7 +331,9 @@ class ShopClient:
                 return
             after = connection["pageInfo"]["endCursor"]
 
-    async def _send(self, document: GraphQLRequest, variables: Any, token: str) -> Mapping[str, Any]:
+    async def _send(
+        self, document: GraphQLRequest, variables: Any, token: str, call: Reservation
+    ) -> Mapping[str, Any]:
         transport = await self._open()
         request = GraphQLRequest(document, variable_values=variables)
         try:
@@ -331,7 +348,9 @@ class ShopClient:
         self._check_version(transport)
         cost = (result.extensions or {}).get("cost")
         if cost:
-            self.budget.learn(cost["throttleStatus"])
+            self.budget.learn(cost, call)
+            BUCKET.labels(self.shop.domain).set(cost["throttleStatus"]["currentlyAvailable"])
+            BUCKET_SIZE.labels(self.shop.domain).set(cost["throttleStatus"]["maximumAvailable"])
         if result.errors:
             raise _graphql_fault(self.shop.domain, result, cost)
         if result.data is None:
@@ -354,6 +373,7 @@ class ShopClient:
     def _check_version(self, transport: AIOHTTPTransport) -> None:
         self.answer_headers = transport.response_headers or {}
         served = self.answer_headers.get("X-Shopify-API-Version", "")
+        VERSION_DIFFERS.labels(self.shop.domain).set(served not in ("", documents.API_VERSION))
         if served not in ("", documents.API_VERSION, self._told_version):
             self._told_version = served
             log.error(
@@ -436,7 +456,7 @@ def _graphql_fault(domain: str, result: ExecutionResult, cost: Mapping[str, Any]
     for code, status in UNAVAILABLE.items():
         if code in codes:
             return ShopUnavailable(f"{domain}: {code}: {message}", status)
-    return CallRefused(f"{domain}: {', '.join(sorted(codes))}: {message}")
+    return CallRefused(f"{domain}: {', '.join(sorted(codes))}: {message}", codes)
 
 
 def _bucket_wait_s(cost: Mapping[str, Any] | None) -> float:
@@ -448,11 +468,25 @@ def _bucket_wait_s(cost: Mapping[str, Any] | None) -> float:
     return max(1.0, missing / float(status["restoreRate"]))
 
 
-def _units(node: Mapping[str, Any] | None) -> int | None:
+def _name_of(document: GraphQLRequest) -> str:
+    """The name of a document's operation: ``Adjust``."""
+    operation = get_operation_ast(document.document)
+    return operation.name.value if operation is not None and operation.name is not None else "unnamed"
+
+
+def _level(node: Mapping[str, Any] | None) -> LevelRead | None:
     if not node:
         return None
     level = node["inventoryLevel"]
-    return sum(each["quantity"] for each in level["quantities"]) if level else 0
+    if level is None:
+        return LevelRead(active=False)
+    told = {each["name"]: each["quantity"] for each in level["quantities"]}
+    return LevelRead(
+        available=told["available"],
+        committed=told["committed"],
+        active=level["isActive"],
+        updated_at=level["updatedAt"],
+    )
 
 
 def _number(gid: str) -> int:

@@ -18,12 +18,30 @@ mutation Adjust($key: String!, $input: InventoryAdjustQuantitiesInput!) {
 }
 """)
 
+SET = gql("""
+mutation Set($key: String!, $input: InventorySetQuantitiesInput!) {
+  inventorySetQuantities(input: $input) @idempotent(key: $key) {
+    userErrors { code field message }
+  }
+}
+""")
+
+ACTIVATE = gql("""
+mutation Activate($key: String!, $item: ID!, $location: ID!) {
+  inventoryActivate(inventoryItemId: $item, locationId: $location) @idempotent(key: $key) {
+    userErrors { field message }
+  }
+}
+""")
+
 LEVELS = gql("""
 query Levels($items: [ID!]!, $location: ID!) {
   nodes(ids: $items) {
     ... on InventoryItem {
       id
       inventoryLevel(locationId: $location, includeInactive: true) {
+        isActive
+        updatedAt
         quantities(names: ["available", "committed"]) { name quantity }
       }
     }

@@ -22,19 +22,31 @@ from support.bad_records import GOOD
 from agents.comparison import Limits, small
 from agents.orders import decode_envelope, united
 from agents.reconcile import decode_drift
-from agents.shopify import decode_target
+from agents.shopify import decode_correction, decode_target
+from agents.shopify.intents import setting
+from agents.shopify.levels import decode_change
 from agents.stock import decode_listings, decode_movement
 from app.errors import Rejected
-from app.records import Drift, Envelope, Listings, Movement, StockRecord, Target, check_schema
+from app.records import (
+    Correction,
+    Drift,
+    Envelope,
+    LevelRead,
+    Listings,
+    Movement,
+    StockRecord,
+    Target,
+    check_schema,
+)
 from connectors.shopify.webhooks import Body, accept, read_headers
-from tables import drift, pushes, stock
+from tables import drift, edits, pushes, stock
 from tables.listings import ListingDirectory
 from tables.orders import evaluate
 
 REFUSALS = (Rejected, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 NOW = datetime(2026, 11, 2, 9, 15, 3, tzinfo=UTC)
 CASES, LONG_CASES = 2_000, 200_000
-"""For each of six decoders."""
+"""For each of the decoders."""
 SECRET = "example-secret"
 
 odd = ["", "@", "a@b", "2026-11-02T09:15:03Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00"]
@@ -95,6 +107,17 @@ def good(topic: str) -> dict[str, Any]:
     return body
 
 
+TARGET = msgspec.json.encode(good("shopify.targets"))
+CORRECTION = {
+    "shop": "a.myshopify.com", "item": 1, "location_id": 2, "id": "c", "action": "set", "available": 3,
+    "units": 4, "target_version": 1, "expires_at": "2026-11-02T09:15:03Z",
+}  # fmt: skip
+LEVEL = {
+    "shop": "a.myshopify.com", "topic": "inventory_levels/update", "received_at": "2026-11-02T09:15:03Z",
+    "body": {"inventory_item_id": 1, "location_id": 2, "available": 3, "updated_at": "2026-11-02T09:15:03Z"},
+}  # fmt: skip
+
+
 def movement(value: bytes, head: list[tuple[str, bytes]]) -> None:
     check_schema(head, Movement)
     told = decode_movement(value)
@@ -119,9 +142,25 @@ def webhook(value: bytes, head: list[tuple[str, bytes]]) -> None:
 
 def target(value: bytes, head: list[tuple[str, bytes]]) -> None:
     check_schema(head, Target)
-    state = pushes.take_target(None, decode_target(value))
-    pushes.needs_push(state)
-    pushes.needs_read(state)
+    state = pushes.take_read(pushes.take_target(None, decode_target(value)), LevelRead(available=3), 0)
+    pushes.need_of(state)
+    pushes.crosses_zero(state)
+
+
+def correction(value: bytes, head: list[tuple[str, bytes]]) -> None:
+    check_schema(head, Correction)
+    told = decode_correction(value)
+    state = pushes.take_read(pushes.take_target(None, decode_target(TARGET)), LevelRead(available=3), 0)
+    if not pushes.objection(state, told, 0) and told.action == "set":
+        entry = pushes.correcting_entry(pushes.correct(state, told))
+        assert entry is None or setting(told, entry, 0).entries == [entry]
+
+
+def level(value: bytes, head: list[tuple[str, bytes]]) -> None:
+    check_schema(head, Envelope)
+    change = decode_change(decode_envelope(value).body)
+    state = pushes.take_read(pushes.take_target(None, decode_target(TARGET)), LevelRead(available=3), 0)
+    edits.take_level(edits.take_level(state, change, 0), change, 1)
 
 
 def difference(value: bytes, head: list[tuple[str, bytes]]) -> None:
@@ -148,6 +187,8 @@ DECODERS: dict[str, tuple[Callable[[bytes, list[tuple[str, bytes]]], None], dict
     "orders": (webhook, good("shopify.orders")),
     "targets": (target, good("shopify.targets")),
     "differences": (difference, good("shopify.drift")),
+    "corrections": (correction, CORRECTION),
+    "levels": (level, LEVEL),
     "receiver": (delivery, good("shopify.orders")["body"]),
 }
 

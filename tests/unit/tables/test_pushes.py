@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from msgspec.structs import replace
 
-from app.records import Listing, PushResult, Target
+from agents.shopify.plan import Plan
+from app.records import LevelRead, Listing, PushResult, Target
 from tables import pushes
-from tables.pushes import Entry, Intent, PushState
+from tables.pushes import Entry, Intent, Need, PushState
 from tables.stock import channel_target
 
 LISTING = "north.myshopify.com/11/21"
@@ -45,7 +46,7 @@ def target(
 
 
 def read(state: PushState, units: int) -> PushState:
-    return pushes.take_units(state, units, state.target.physical_total)
+    return pushes.take_read(state, LevelRead(available=units), state.target.physical_total)
 
 
 @pytest.mark.parametrize(
@@ -73,35 +74,37 @@ def test_an_older_target_changes_nothing() -> None:
 
 def test_a_read_is_not_used_when_something_shipped_meanwhile() -> None:
     state = PushState(target=target(5, physical=-2))
-    assert pushes.take_units(state, 9, asked=0).offset is None
-    assert pushes.take_units(state, 9, asked=-2).offset == 11
+    assert pushes.take_read(state, LevelRead(available=9), asked=0).offset is None
+    assert pushes.take_read(state, LevelRead(available=9), asked=-2).offset == 11
 
 
 def test_a_call_has_at_most_250_entries_and_a_suspect_goes_alone() -> None:
     states = [read(PushState(target=target(5, item=item)), 0) for item in range(300)]
-    assert len(pushes.entries_of(states)) == 250
     suspect = pushes.release(pushes.begin(states[0], _intent()), alone=True)
-    assert [entry.listing for entry in pushes.entries_of([suspect, *states[1:]])] == [suspect.target.key]
-    assert suspect.target.key not in {e.listing for e in pushes.entries_of([*states[1:], suspect])}
+    plan = Plan(entries=250)
+    for state in [*states[1:120], suspect, *states[120:]]:
+        plan.add(Need.PUSH, state)
+    sizes = [len(batch.listings) for batch in plan.batches()]
+    assert sizes == [250, 1, 49]
+    assert [batch.listings for batch in plan.batches()][1] == [suspect.target.key]
 
 
 def test_refusals_hold_a_listing_until_its_next_target() -> None:
     state = read(PushState(target=target(5)), 0)
     for _ in range(2):
         state = pushes.refuse(pushes.begin(state, _intent()), "INVALID_LOCATION", 3)
-        assert pushes.needs_push(state)
+        assert pushes.need_of(state) is Need.PUSH
     state = pushes.refuse(pushes.begin(state, _intent()), "INVALID_LOCATION", 3)
-    assert not pushes.needs_push(state)
+    assert pushes.need_of(state) is Need.NOTHING
     assert state.held == "INVALID_LOCATION"
     state = pushes.take_target(state, target(6, version=2))
-    assert pushes.needs_push(state)
+    assert pushes.need_of(state) is Need.PUSH
     assert pushes.refuse(state, "again", 3).held == "again"
 
 
 def test_a_forgotten_write_is_read_again() -> None:
     state = pushes.forget(pushes.begin(read(PushState(target=target(5)), 0), _intent()))
-    assert pushes.needs_read(state)
-    assert not pushes.needs_push(state)
+    assert pushes.need_of(state) is Need.READ
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,7 @@ def test_who_is_to_blame(entries: int, indexes: list[int | None], blamed: set[in
 
 def test_the_public_record_of_a_push() -> None:
     entry = Entry(listing=LISTING, delta=5, wanted=5, version=1, occurred_at=BEGAN, correlation_id="event-1")
-    push = pushes.push_of(entry, _intent(), PushResult.REFUSED, at=LATER, error="x")
+    push = pushes.push_of(entry, "k", PushResult.REFUSED, at=LATER, error="x")
     assert (push.shop, push.item, push.location_id, push.delta, push.error) == (
         "north.myshopify.com", 11, 21, 5, "x",
     )  # fmt: skip

@@ -13,9 +13,17 @@ from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 from app.errors import OutcomeUnknown
 from app.records import Order
 from connectors.shopify import client
-from connectors.shopify.client import Budget, CallRefused, ShopClient, ShopUnavailable, Throttled
+from connectors.shopify.client import CallRefused, ShopClient, ShopUnavailable, Throttled, UserFault
 
 pytestmark = pytest.mark.asyncio
+
+
+async def write(caller: ShopClient, body: bytes) -> list[UserFault]:
+    return await caller.write("adjust", body)
+
+
+async def units(caller: ShopClient, location: int, items: list[int]) -> dict[int, int | None]:
+    return {item: read and read.units for item, read in (await caller.levels(location, items)).items()}
 
 
 @pytest.fixture
@@ -47,8 +55,8 @@ def adjustment(key: str, *changes: tuple[int, int], **more: Any) -> bytes:
 
 async def test_an_adjustment_is_applied_once_under_its_key(shop: Simulated, caller: ShopClient) -> None:
     body = adjustment("k-1", (TEE, -4), (CAP, 2))
-    assert await caller.adjust(body) == []
-    assert await caller.adjust(body) == []
+    assert await write(caller, body) == []
+    assert await write(caller, body) == []
     assert (await shop.available(TEE), await shop.available(CAP)) == (6, 7)
     assert len(await shop.pushes()) == 2
 
@@ -69,21 +77,21 @@ async def test_failures_and_then_the_same_bytes_again(
     await shop.act("faults", next={fault: 1})
     body = adjustment("k-2", (TEE, -1))
     with pytest.raises(error):
-        await caller.adjust(body)
+        await write(caller, body)
     assert await shop.available(TEE) == (9 if executed else 10)
-    assert await caller.adjust(body) == []
+    assert await write(caller, body) == []
     assert await shop.available(TEE) == 9
 
 
 async def test_user_errors_name_the_entry(shop: Simulated, caller: ShopClient) -> None:
-    [fault] = await caller.adjust(adjustment("k-3", (TEE, -1), (999, -1)))
+    [fault] = await write(caller, adjustment("k-3", (TEE, -1), (999, -1)))
     assert (fault.code, fault.index) == ("INVALID_INVENTORY_ITEM", 1)
     assert await shop.available(TEE) == 10
 
 
 async def test_a_call_that_is_wrong_as_a_whole_is_refused(caller: ShopClient) -> None:
     with pytest.raises(CallRefused, match="changeFromQuantity"):
-        await caller.adjust(adjustment("k-4", (TEE, -1)).replace(b', "changeFromQuantity": null', b""))
+        await write(caller, adjustment("k-4", (TEE, -1)).replace(b', "changeFromQuantity": null', b""))
 
 
 async def test_a_wrong_token_and_a_wrong_domain_make_the_shop_unavailable(shop: Simulated) -> None:
@@ -99,7 +107,7 @@ async def test_a_wrong_token_and_a_wrong_domain_make_the_shop_unavailable(shop: 
 async def test_nobody_listening_leaves_the_outcome_unknown(shop: Simulated) -> None:
     other = ShopClient(msgspec.structs.replace(shop.shop, api_url="http://127.0.0.1:9"))
     with pytest.raises(OutcomeUnknown):
-        await other.adjust(adjustment("k-5", (TEE, -1)))
+        await write(other, adjustment("k-5", (TEE, -1)))
     await other.close()
 
 
@@ -108,8 +116,11 @@ async def test_levels_are_available_plus_committed(
 ) -> None:
     monkeypatch.setattr(client, "LEVELS_A_READ", 2)
     await shop.sell((TEE, 3))
-    assert await caller.levels(MAIN, [TEE, CAP, 999]) == {TEE: 10, CAP: 5, 999: None}
-    assert await caller.levels(STORE, [TEE, CAP]) == {TEE: 3, CAP: 0}
+    assert await units(caller, MAIN, [TEE, CAP, 999]) == {TEE: 10, CAP: 5, 999: None}
+    assert await units(caller, STORE, [TEE, CAP]) == {TEE: 3, CAP: 0}
+    [cap] = (await caller.levels(STORE, [CAP])).values()
+    assert cap is not None
+    assert not cap.active
 
 
 async def test_an_order_is_read_in_the_shape_of_its_webhook(
@@ -136,17 +147,3 @@ async def test_an_order_is_read_in_the_shape_of_its_webhook(
         one.refund_line_items for one in webhook.refunds
     ]
     assert await caller.order(1) is None
-
-
-async def test_the_budget_slows_down_before_it_is_empty() -> None:
-    now = 0.0
-    budget = Budget(monotonic=lambda: now)
-    assert budget.pause_s(13) == 0
-    budget.learn({"currentlyAvailable": 1990, "maximumAvailable": 2000, "restoreRate": 100})
-    assert budget.pause_s(13) == 0
-    budget.learn({"currentlyAvailable": 900, "maximumAvailable": 2000, "restoreRate": 100})
-    assert budget.pause_s(13) == pytest.approx(0.13)
-    budget.learn({"currentlyAvailable": 0, "maximumAvailable": 2000, "restoreRate": 100})
-    assert budget.pause_s(50) == pytest.approx(0.5)
-    now = 10.0
-    assert budget.pause_s(50) == 0

@@ -1,0 +1,9 @@
+"""The writer: targets of listings in, writes to their shops out, each carried out once.
+
+``writer`` decides inside the lane and keeps the tables; ``pump`` makes the calls of one shop, as fast as its
+bucket pays for and its ``breaker`` allows; ``levels`` follows what the shops tell of their levels.
+"""
+
+from agents.shopify.writer import decode_correction, decode_target, register, shop_of
+
+__all__ = ["decode_correction", "decode_target", "register", "shop_of"]

@@ -1,0 +1,410 @@
+"""Makes the calls of one shop: as many at a time as its cost bucket pays for, and none while it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+
+from agents.shopify import intents, metrics
+from agents.shopify.breaker import Breaker, State
+from agents.shopify.plan import ACTIVATE, ADJUST, LEVELS, SET, Activate, Answer, Read, Send, Work
+from app.errors import OutcomeUnknown, Retry
+from app.exactly_once import App, Lane
+from connectors.shopify.budget import FIRST_COST, Reservation
+from connectors.shopify.client import CallRefused, ShopClient, ShopUnavailable, Throttled, UserFault
+from tables import pushes
+from tables.edits import FIRST_LOOK_S
+from tables.pushes import Intent, Need, PushState
+from tables.reactions import Reaction, reaction_to
+
+if TYPE_CHECKING:
+    from agents.shopify.writer import Writer
+
+T = TypeVar("T")
+
+INTENT_AGE_S = 23 * 3600.0
+"""Shopify forgets a key after 24 h and would execute the call again (facts: implementing idempotency)."""
+CALLS_AT_ONCE = 10
+"""Of one shop: enough that the answers' way does not hold up the bucket, few enough to be overseen."""
+URGENT_CALLS = 2
+"""Of these, kept for what reaches or leaves zero."""
+SCAN_CALLS = 4
+"""One step of the lane looks at so many calls' worth of waiting listings."""
+DEFECT_LIMIT = 3
+"""Calls refused as a whole, in a row, after which the shop is paused: the code or its data is defective."""
+PUT_OFF_S = (1.0, 2.0, 4.0, 8.0)
+TOO_COSTLY = "MAX_COST_EXCEEDED"
+
+log = structlog.get_logger(__name__)
+
+
+class Expired(Exception):  # a fact about an intent, caught where it is raised
+    """The intent is too old to be sent again."""
+
+
+class Pump:
+    """Carries out the work of one shop; what a former worker began goes first."""
+
+    def __init__(self, app: App, writer: Writer, lane: Lane, shop: str) -> None:
+        self.shop = shop
+        self.urgent: dict[str, None] = {}  # listings that reach or leave zero, the longest waiting first
+        self.waiting: dict[str, None] = {}  # other listings that may differ, likewise
+        self.due: set[str] = set()  # whose unexplained level is to be read now
+        self.breaker = Breaker(shop)
+        self.entries_limit = pushes.MAX_ENTRIES
+        self._app = app
+        self._writer = writer
+        self._lane = lane
+        self._client: ShopClient = writer.clients.of(shop)
+        self._calls: set[asyncio.Task[None]] = set()
+        self._reserved = 0  # calls that are decided or under way
+        self._short = {True: FIRST_COST, False: FIRST_COST}  # points that the next call needs, by urgency
+        self._busy: set[str] = set()  # being read or activated, or put off
+        self._looks: set[str] = set()  # listings with a look to come
+        self._not_executed = self._defects = 0  # in a row
+        self._wake = asyncio.Event()
+        self._waiting_gauge = metrics.WAITING.labels(shop)
+        self._task = app.background(self._run(), f"pump {shop}")
+
+    def stop(self) -> None:
+        """The lane is gone; calls under way are left to its next owner."""
+        for task in (self._task, *self._calls):
+            task.cancel()
+        self._waiting_gauge.set(0)
+
+    # -- what waits ------------------------------------------------------------------------------
+
+    def notice(self, state: PushState) -> None:
+        """A listing has changed."""
+        listing = state.target.key
+        if state.noticed is not None and listing not in self._looks:
+            self.look_later(listing, FIRST_LOOK_S)
+        if listing in self._busy:
+            return
+        shadow = self._writer.shadows(state.target)
+        need = pushes.need_of(state, shadow=shadow, due=listing in self.due)
+        queue, other = self.waiting, self.urgent
+        if need is not Need.NOTHING and pushes.crosses_zero(state):
+            queue, other = other, queue
+        other.pop(listing, None)
+        if need is Need.NOTHING:
+            queue.pop(listing, None)
+            return
+        queue.setdefault(listing)
+        self._waiting_gauge.set(len(self.urgent) + len(self.waiting))
+        self._wake.set()
+
+    def drop(self, listing: str) -> None:
+        """Nothing is to be done about a listing."""
+        self.take([listing], busy=False)
+        self.due.discard(listing)
+
+    def take(self, listings: Iterable[str], *, busy: bool) -> None:
+        """A call is made about these listings; ``busy`` ones are left alone until ``done``."""
+        for listing in listings:
+            self.urgent.pop(listing, None)
+            self.waiting.pop(listing, None)
+            if busy:
+                self._busy.add(listing)
+
+    def done(self, listings: Iterable[str]) -> None:
+        """These listings were read or activated."""
+        self._busy.difference_update(listings)
+        self.due.difference_update(listings)
+
+    def carry_out(self, intent: Intent) -> None:
+        """Send a committed intent that no call carries yet."""
+        self._start(self._carry_out(intent, None))
+
+    def put_off(self, listings: Iterable[str], times: int = 1) -> None:
+        """Try refused listings again later."""
+        pause_s = PUT_OFF_S[min(times, len(PUT_OFF_S)) - 1]
+        for listing in listings:
+            self.urgent.pop(listing, None)
+            self.waiting.pop(listing, None)
+            self._busy.add(listing)
+            asyncio.get_running_loop().call_later(pause_s, self._again, listing)
+
+    def look_later(self, listing: str, pause_s: float) -> None:
+        """Read a listing with an unexplained level after a pause."""
+        self._looks.add(listing)
+        asyncio.get_running_loop().call_later(pause_s, self._look, listing)
+
+    def _look(self, listing: str) -> None:
+        self._looks.discard(listing)
+        self.due.add(listing)
+        self._again(listing)
+
+    def _again(self, listing: str) -> None:
+        """Look at a listing again, whatever it needs."""
+        self._busy.discard(listing)
+        if listing not in self.urgent:
+            self.waiting.setdefault(listing)
+        self._wake.set()
+
+    def not_executed(self, listings: Iterable[str]) -> None:
+        """The shop took nothing of a call, and nobody is to blame."""
+        self._not_executed += 1
+        self.put_off(listings, self._not_executed)
+
+    # -- what may be called ----------------------------------------------------------------------
+
+    def scan_limit(self, *, urgent: bool) -> int:
+        """How many waiting listings the next step should look at."""
+        return min(self._free(urgent=urgent), SCAN_CALLS) * self.entries_limit
+
+    def reserve(self, kind: str, size: int, *, urgent: bool) -> Reservation | None:
+        """Take the points for a call from the budget; None when it cannot be made now."""
+        if self._free(urgent=urgent) <= 0:
+            return None
+        points = self._client.budget.expected(kind, size)
+        if self._client.budget.wait_s(points, urgent=urgent) > 0:
+            self._short[urgent] = points
+            return None
+        self._short[urgent] = FIRST_COST
+        self._reserved += 1
+        return self._client.budget.begin(kind, size)
+
+    def _free(self, *, urgent: bool) -> int:
+        if self.breaker.state is not State.CLOSED:
+            return 1 if self._reserved == 0 and self.breaker.wait_s == 0 else 0
+        return CALLS_AT_ONCE - self._reserved - (0 if urgent else URGENT_CALLS)
+
+    async def _ready(self) -> None:
+        """Wait until something waits that can be called for."""
+        while True:
+            self._wake.clear()
+            wait_s = min(self._wait_s(self.urgent, urgent=True), self._wait_s(self.waiting, urgent=False))
+            if wait_s == 0:
+                return
+            try:
+                async with asyncio.timeout(None if wait_s == float("inf") else wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _wait_s(self, queue: dict[str, None], *, urgent: bool) -> float:
+        if not queue:
+            return float("inf")
+        if self._free(urgent=urgent) <= 0:
+            # An answer will wake us, or else it is time for a probe.
+            return float("inf") if self._reserved else max(self.breaker.wait_s, 0.01)
+        return self._client.budget.wait_s(self._short[urgent], urgent=urgent)
+
+    async def _run(self) -> None:
+        while True:
+            await self._ready()
+            work: list[Work] = await self._lane.submit(partial(self._writer.next_work, pump=self))
+            for one in work:
+                self._start(self._do(one))
+            self._waiting_gauge.set(len(self.urgent) + len(self.waiting))
+
+    def _start(self, call: Any) -> None:
+        task = self._app.background(call, f"call to {self.shop}")
+        self._calls.add(task)
+        task.add_done_callback(self._done)
+        metrics.UNDER_WAY.labels(self.shop).set(len(self._calls))
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        metrics.UNDER_WAY.labels(self.shop).set(len(self._calls))
+        self._wake.set()
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    async def _do(self, work: Work) -> None:
+        try:
+            if isinstance(work, Send):
+                await self._carry_out(work.intent, work.reserved)
+            elif isinstance(work, Read):
+                await self._read(work)
+            else:
+                await self._activate(work)
+        finally:
+            self._reserved -= 1
+
+    async def _carry_out(self, intent: Intent, reserved: Reservation | None) -> None:
+        """Carry out a write exactly once.
+
+        1. The intent, with its key and its exact bytes, was committed together with the listings that it is
+           about: from here on they are in no other write, whoever owns the lane.
+        2. Right before each send its age is checked: a key that the shop has forgotten would be executed
+           again. An intent that is too old is never sent; reading decides what became of it.
+        3. The stored bytes are sent, and again under the same key for as long as nobody can tell whether they
+           were carried out: the shop answers a repetition without doing it twice.
+        4. The answer, what it means for each listing, and the end of the intent are committed together.
+
+        A crash before 4 leaves the intent, and the lane's next owner begins at 2.
+        """
+        try:
+            with metrics.CALLS.labels(self.shop).time():
+                answer = Answer(faults=await self._sent(intent, reserved))
+            self._defects = 0
+        except Expired as error:
+            answer = Answer(expired=str(error))
+        except CallRefused as error:
+            answer = await self._refused(intent, error)
+        if not answer.faults:
+            self._not_executed = 0
+        await self._lane.submit(partial(self._writer.settle, pump=self, intent=intent, answer=answer))
+
+    async def _sent(self, intent: Intent, reserved: Reservation | None) -> list[UserFault]:
+        kind = ADJUST if intent.kind == "adjust" else SET
+        body, size = intent.variables.encode(), len(intent.entries)
+
+        async def send(points: Reservation) -> list[UserFault]:
+            age_s = time.time() - intent.created_ms / 1000
+            if age_s > INTENT_AGE_S:
+                raise Expired(f"the intent is {age_s / 3600:.1f} h old; its outcome is unknown")
+            faults = await self._client.write(intent.kind, body, size, points)
+            if faults and reaction_to(fault.code for fault in faults) is Reaction.SAME_KEY:
+                raise OutcomeUnknown(f"{self.shop}: the same key is being executed")
+            return faults
+
+        return await self._called(kind, size, reserved, send)
+
+    async def _read(self, read: Read) -> None:
+        by_item = {pushes.listing_parts(asked.listing)[1]: asked.listing for asked in read.listings}
+
+        async def look(points: Reservation) -> dict[str, Any]:
+            found = await self._client.levels(read.location_id, by_item, points)
+            return {by_item[item]: level for item, level in found.items()}
+
+        levels = await self._called(LEVELS, len(by_item), read.reserved, look)
+        await self._lane.submit(partial(self._writer.take_reads, pump=self, read=read, found=levels))
+
+    async def _activate(self, activate: Activate) -> None:
+        body = intents.activation(activate.listing)
+
+        async def send(points: Reservation) -> list[UserFault]:
+            return await self._client.write("activate", body, 1, points)
+
+        try:
+            faults = await self._called(ACTIVATE, 1, activate.reserved, send)
+        except CallRefused as error:
+            faults = [UserFault(message=str(error))]
+        await self._lane.submit(partial(self._writer.activated, pump=self, activate=activate, faults=faults))
+
+    async def _called(
+        self,
+        kind: str,
+        size: int,
+        reserved: Reservation | None,
+        call: Callable[[Reservation], Awaitable[T]],
+    ) -> T:
+        """Make a call until it has an answer, as the bucket and the breaker allow."""
+        answer: T
+        async for attempt in self._retrying():
+            with attempt:
+                answer = await self._tried(kind, size, reserved, call)
+            reserved = None
+        return answer
+
+    async def _tried(
+        self,
+        kind: str,
+        size: int,
+        reserved: Reservation | None,
+        call: Callable[[Reservation], Awaitable[T]],
+    ) -> T:
+        points = reserved
+        try:
+            await self.breaker.enter()
+            points = points or await self._afford(kind, size)
+            answer = await call(points)
+        except Expired:
+            self.breaker.untried()
+            raise
+        except ShopUnavailable as error:
+            await self._pause(str(error))
+            raise
+        except OutcomeUnknown as error:
+            self.breaker.failed(str(error))
+            raise
+        except (Throttled, CallRefused):
+            await self._answered()
+            raise
+        finally:
+            if points is not None:
+                self._client.budget.end(points)
+        await self._answered()
+        return answer
+
+    async def _afford(self, kind: str, size: int) -> Reservation:
+        """The points for a call that was decided before: it goes before what is not."""
+        budget = self._client.budget
+        wait_s = budget.wait_s(budget.expected(kind, size), urgent=True)
+        while wait_s > 0:
+            await asyncio.sleep(wait_s)  # time fills a bucket, nobody signals it
+            wait_s = budget.wait_s(budget.expected(kind, size), urgent=True)
+        return budget.begin(kind, size)
+
+    async def _answered(self) -> None:
+        if self.breaker.succeeded():
+            await self._lane.submit(partial(self._writer.resume, shop=self.shop))
+            metrics.PAUSED.labels(self.shop).set(0)
+            log.info("the shop lets us in again; its work goes on", shop=self.shop)
+
+    def hold(self, reason: str, *, asked: bool = False) -> None:
+        """The table says that the shop is paused; when that was ``asked`` for, it is not tried."""
+        self.breaker.pause(reason, probe=not asked)
+        metrics.PAUSED.labels(self.shop).set(1)
+
+    async def _pause(self, reason: str) -> None:
+        if self.breaker.pause(reason):
+            await self._lane.submit(partial(self._writer.pause, shop=self.shop, reason=reason))
+            metrics.PAUSED.labels(self.shop).set(1)
+            log.error(
+                "the shop is paused and its work is kept; it is tried again every minute, and at once after "
+                "'skustream shop resume'",
+                shop=self.shop,
+                reason=reason,
+            )
+
+    async def _refused(self, intent: Intent, error: CallRefused) -> Answer:
+        """A call was refused as a whole: it is too costly, or it is wrong."""
+        if TOO_COSTLY in error.codes and len(intent.entries) > 1:
+            self.entries_limit = max(1, len(intent.entries) // 2)
+            log.warning("a write costs more than a call may", shop=self.shop, entries=len(intent.entries))
+            return Answer(again=str(error))
+        self._defects += 1
+        metrics.DEFECTS.labels(self.shop).inc()
+        log.error("a call was refused as a whole: a defect", shop=self.shop, error=str(error))
+        if self._defects >= DEFECT_LIMIT:
+            await self._pause(f"{self._defects} calls in a row were refused as a whole: {error}")
+        return Answer(refused=str(error))
+
+    def _retrying(self) -> AsyncRetrying:
+        return AsyncRetrying(
+            retry=retry_if_exception_type(Retry), wait=_pause_s, before_sleep=self._told, reraise=True
+        )
+
+    def _told(self, state: RetryCallState) -> None:
+        assert state.outcome is not None
+        assert state.next_action is not None
+        error = state.outcome.exception()
+        metrics.RETRIES.labels(self.shop, type(error).__name__).inc()
+        log.warning(
+            "a call to the shop is made again",
+            shop=self.shop,
+            tries=state.attempt_number,
+            pause_s=round(state.next_action.sleep, 1),
+            error=str(error),
+        )
+
+
+_unknown_pause_s = wait_exponential_jitter(initial=1.0, max=8.0, jitter=1.0)
+
+
+def _pause_s(state: RetryCallState) -> float:
+    """Before the next try; a paused shop's are paced by the breaker."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    if isinstance(error, Throttled):
+        return error.wait_s
+    return 0.0 if isinstance(error, ShopUnavailable) else float(_unknown_pause_s(state))
