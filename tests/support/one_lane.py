@@ -40,13 +40,6 @@ class Source(NamedTuple):
     headers: list[tuple[str, bytes]]
 
 
-class Nothing:
-    """Values that the engine would remember: none."""
-
-    def get(self, key: bytes, default: Any) -> Any:
-        return default
-
-
 class Memory(dict[str, dict[bytes, bytes]]):
     """What is committed, by table: it outlives a writer."""
 
@@ -55,13 +48,13 @@ class OneLane:
     """The part of the engine that the writer uses, with one lane that is always open."""
 
     service = "shopify"
-    partitions = 1
+    partition, partitions = 0, 1
 
     def __init__(self, memory: Memory) -> None:
         self.app = self
         self.memory = memory
         self.stores: dict[Table[Any], dict[bytes, bytes]] = {}
-        self.recent: dict[Table[Any], Nothing] = {}
+        self.recent: dict[Table[Any], Any] = {}  # nothing is remembered
         self.out: list[tuple[str, bytes | None, bytes | None]] = []
         self.failures: list[BaseException] = []
         self._opened: list[Callable[[Any], None]] = []
@@ -73,7 +66,6 @@ class OneLane:
     def state_table(self, name: str, value_type: type[T]) -> Table[T]:
         table = Table(name, value_type, f"skustream.shopify.{name}")
         self.stores[table] = self.memory.setdefault(name, {})
-        self.recent[table] = Nothing()
         return table
 
     def on_lane_opened(self, callback: Callable[[Any], None]) -> None:
@@ -126,7 +118,7 @@ class OneLane:
     def decide(self, work: Callable[[Transaction], T]) -> T:
         transaction = Transaction(self, int(time.time() * 1000), 0)  # type: ignore[arg-type]  # one lane
         result = work(transaction)
-        for table, values in transaction.dirty.items():
+        for table, values in transaction.changes().items():
             for key, value in values.items():
                 if value is None:
                     self.stores[table].pop(key, None)
