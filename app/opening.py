@@ -193,7 +193,7 @@ async def _read_orders(client: ShopClient, ids: Iterable[int]) -> list[Order]:
 
     async def read(order_id: int) -> Order | None:
         async with slots:
-            await asyncio.sleep(client.budget.pause_s(ORDER_COST))
+            await asyncio.sleep(client.budget.wait_s(ORDER_COST))
             return await client.order(order_id)
 
     found = await _together([read(order_id) for order_id in ids])

@@ -41,12 +41,15 @@ async def test_our_client_writes_once_under_its_key_and_reads_available_plus_com
     first = store.items[0]
     before = await client.levels(store.location, [first, NOWHERE])
     assert before[NOWHERE] is None
+    was = before[first]
+    assert was is not None
     body = _body(store, first, 2)
-    assert await client.adjust(body) == []
-    assert await client.adjust(body) == []
+    assert await client.write("adjust", body) == []
+    assert await client.write("adjust", body) == []
     now = (await client.levels(store.location, [first]))[first]
     level = await store.level(first)
-    assert now == (before[first] or 0) + 2 == level["available"] + level["committed"]
+    assert now is not None
+    assert now.units == was.units + 2 == level["available"] + level["committed"]
 
 
 async def test_a_key_that_succeeded_is_answered_again_and_changes_nothing(store: Store) -> None:
