@@ -65,7 +65,7 @@ class RoutingReader:
     async def _read(self, shop: str, order_ids: list[int]) -> Mapping[int, Routing | None]:
         try:
             client = self._clients.of(shop)
-            await self._sleep(client.budget.pause_s(READ_COST))
+            await self._sleep(client.budget.wait_s(READ_COST))
             return await client.routing(order_ids)
         except ShopUnavailable as error:
             if error.status != NO_SCOPE:
