@@ -34,10 +34,11 @@ class Records(Struct, Generic[RecordT], frozen=True, kw_only=True, eq=False):
     fields: Callable[[RecordT], Fields]  # what ``query`` can ask for
     show: Callable[[RecordT], View]
     sorts: Mapping[str, Callable[[RecordT], Any]] = {}  # by sort key; without any it is the id
+    keep: Callable[[RecordT, Mapping[str, Any]], bool] = lambda record, args: True  # by other arguments
 
     def select(self, args: Mapping[str, Any]) -> list[tuple[Key, RecordT]]:
         """The records that the arguments ask for, in their order, each with what it is sorted by."""
-        value, records = self._sort(args), self.all()
+        value, records = self._sort(args), [each for each in self.all() if self.keep(each, args)]
         if args.get("query"):
             test = search(args["query"])
             records = [each for each in records if test({**self.fields(each), "id": self.id(each)})]

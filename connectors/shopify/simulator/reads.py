@@ -88,6 +88,7 @@ def _locations(shop: ShopState) -> Records[Location]:
         fields=fields,
         show=lambda location: location_view(shop, location),
         sorts={"NAME": lambda location: location.name},
+        keep=lambda location, args: location.active or bool(args.get("includeInactive")),
     )
 
 

@@ -36,7 +36,7 @@ class Subscriptions:
         """The fields of QueryRoot."""
         return {
             "webhookSubscription": lambda info, id: self.by_id(id),  # noqa: A006
-            "webhookSubscriptions": lambda info, **args: self._records(args).connection(info, **args),
+            "webhookSubscriptions": self._records().connection,
         }
 
     def mutations(self) -> View:
@@ -92,32 +92,31 @@ class Subscriptions:
         told = told or (TAKEN if same else None)
         return [] if told is None else [_error(told)]
 
-    def _records(self, args: Mapping[str, Any]) -> Records[Subscription]:
-        uri = args.get("uri") or args.get("callbackUrl")
-        topics = None if args.get("topics") is None else {TOPIC_OF[each] for each in args["topics"]}
-
-        def shown() -> list[Subscription]:
-            return [
-                each
-                for each in self._shop.subscriptions.values()
-                if each.by_api
-                and (uri is None or each.uri == uri)
-                and (topics is None or each.topic in topics)
-                and args.get("format") in (None, each.format)
-            ]
+    def _records(self) -> Records[Subscription]:
+        mine = self._shop.subscriptions
 
         def fields(each: Subscription) -> Fields:
             times = {"created_at": instant(each.created_at), "updated_at": instant(each.updated_at)}
             return {"topic": each.topic, "uri": each.uri, "format": each.format, **times}
 
         return Records(
-            all=shown,
-            get=self._shop.subscriptions.get,
+            all=lambda: [each for each in mine.values() if each.by_api],
+            get=mine.get,
             id=lambda each: each.id,
             fields=fields,
             show=subscription_view,
             sorts={"CREATED_AT": lambda each: int(each.created_at)},
+            keep=_asked_for,
         )
+
+
+def _asked_for(each: Subscription, args: Mapping[str, Any]) -> bool:
+    uri, topics = args.get("uri") or args.get("callbackUrl"), args.get("topics")
+    return (
+        uri in (None, each.uri)
+        and (topics is None or each.topic in {TOPIC_OF[name] for name in topics})
+        and args.get("format") in (None, each.format)
+    )
 
 
 def subscription_view(each: Subscription) -> View:

@@ -9,11 +9,12 @@ import pytest
 from graphql import GraphQLError
 from hypothesis import given
 from hypothesis import strategies as st
+from support.simulated import TEE, simulated
 
 from connectors.shopify.simulator.paging import Records
 from connectors.shopify.simulator.search import search
 
-TEE = {
+RECORD = {
     "sku": "TEE-Red",
     "id": 5001,
     "tracked": True,
@@ -46,7 +47,7 @@ TEE = {
     ],
 )
 def test_a_query_finds_what_it_says(query: str | None, found: bool) -> None:
-    assert search(query)(TEE) is found
+    assert search(query)(RECORD) is found
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_a_query_finds_what_it_says(query: str | None, found: bool) -> None:
 )
 def test_what_is_not_understood_is_refused(query: str, why: str) -> None:
     with pytest.raises(GraphQLError, match=why.replace("(", r"\(")):
-        search(query)(TEE)
+        search(query)(RECORD)
 
 
 class Shelf:
@@ -136,3 +137,31 @@ def test_a_record_that_moves_between_two_pages_hides_no_other() -> None:
 def test_a_page_that_cannot_be_is_refused(args: dict[str, Any], why: str) -> None:
     with pytest.raises(GraphQLError, match=why):
         Shelf({1: 1, 2: 2}).page(**args)
+
+
+async def test_locations_that_are_inactive_are_shown_when_asked_for() -> None:
+    async with simulated(subscribed="none") as shop:
+        closed = [{"id": 73, "name": "Closed", "active": False}]
+        await shop.act("shops", domain=shop.shop.domain, locations=closed)
+        document = "query L($all: Boolean) { locations(first: 9, includeInactive: $all) { nodes { name } } }"
+        names = [
+            [node["name"] for node in (await shop.ask(document, {"all": every}))["locations"]["nodes"]]
+            for every in (False, True)
+        ]
+        assert names == [["Default", "Store"], ["Closed", "Default", "Store"]]
+
+
+async def test_orders_are_read_by_when_they_changed() -> None:
+    async with simulated(subscribed="none") as shop:
+        first = (await shop.sell((TEE, 1)))["id"]
+        await shop.act("fulfil", shop=shop.shop.domain, order=first)
+        document = """query Changed($query: String) {
+          orders(first: 9, query: $query, sortKey: UPDATED_AT) { nodes { legacyResourceId } }
+        }"""
+        for query, found in (
+            (None, 1),
+            ("updated_at:>='2026-01-01T00:00:00Z'", 1),
+            ("updated_at:<2026-01-01", 0),
+        ):
+            nodes = (await shop.ask(document, {"query": query}))["orders"]["nodes"]
+            assert nodes == [{"legacyResourceId": str(first)}][:found]
