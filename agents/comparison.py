@@ -49,9 +49,10 @@ class Following(Protocol):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """When a difference is settled, and how much may be corrected without being asked."""
+    """When a difference is settled, a listing quiet, and a correction small enough to be made by itself."""
 
     settle_s: float = 900.0
+    quiet_s: float = 30.0
     units: int = 10
 
     @property
@@ -191,7 +192,8 @@ class Comparison:
     ) -> bool:
         verdict = self._judge(one.key, second, one)
         same = verdict is not None and not drift.news(one, replace(one, **verdict._asdict()))
-        return same and drift.quiet(before, first, after, second, now_ms=int(self._clock() * 1000))
+        now_ms, quiet_ms = int(self._clock() * 1000), int(self._limits.quiet_s * 1000)
+        return same and drift.quiet(before, first, after, second, now_ms=now_ms, quiet_ms=quiet_ms)
 
     def _correctable(self, one: Drift, belief: Belief, level: ShopLevel) -> Correctable:
         now = self._now()

@@ -28,9 +28,8 @@ from app.records import Correction, Drift, DriftClass, check_schema, encode, hea
 from connectors.shopify.client import ShopClients
 from tables import drift
 
-SAMPLE_S = 60.0
 SAMPLE_LISTINGS = 50
-"""Of each minute: some 200 points of the 6 000 that the smallest shop has in that time."""
+"""Some 200 points of the 6 000 that the smallest shop has in a minute."""
 SUSPECTS = 25
 """Of the sample, at most so many that differ for no known reason; the rest goes round all listings."""
 RECORDS_AT_ONCE = 1_000
@@ -52,7 +51,7 @@ class Rhythm(NamedTuple):
     """How often, in seconds."""
 
     sweep_s: float
-    sample_s: float = SAMPLE_S
+    sample_s: float
 
 
 def register(app: App, clients: ShopClients, limits: Limits, rhythm: Rhythm) -> Schedule:

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.beliefs import Beliefs
-from agents.comparison import Comparison, Limits, small
+from agents.comparison import Comparison, small
 from app import kafka_tools, topics
 from app.errors import Misconfigured, UnknownShop
 from app.exactly_once.partitioner import partition_of
 from app.records import Drift, DriftClass
+from app.services import limits_of
 from app.settings import Settings, unavailable
 from app.shops import load_shops
 from connectors.shopify.client import ShopClients
@@ -212,11 +213,6 @@ class _Shops:
         partition = partition_of(domain.encode(), self._settings.partitions)
         beliefs = Beliefs(partial(kafka_tools.reader, self._settings), domain, partition)
         return Comparison(self.clients.of(domain), beliefs, limits_of(self._settings))
-
-
-def limits_of(settings: Settings) -> Limits:
-    """When differences are settled and small, by the settings."""
-    return Limits(settle_s=settings.reconcile_settle_s, units=settings.reconcile_max_units)
 
 
 def _by_shop(listings: Iterable[str]) -> dict[str, list[str]]:

@@ -60,12 +60,21 @@ def shopify(settings: Settings) -> App:
     return app
 
 
+def limits_of(settings: Settings) -> Limits:
+    """When differences are settled, listings quiet and corrections small, by the settings."""
+    return Limits(
+        settle_s=settings.reconcile_settle_s,
+        quiet_s=settings.reconcile_quiet_s,
+        units=settings.reconcile_max_units,
+    )
+
+
 def reconcile(settings: Settings) -> App:
     """Compares listings with their shops, and does what shops need every so often."""
     app = _app("reconcile", settings, settings.reconcile_port)
     clients = ShopClients(load_shops(settings.shops_file))
-    limits = Limits(settle_s=settings.reconcile_settle_s, units=settings.reconcile_max_units)
-    rhythm = agents.reconcile.Rhythm(settings.reconcile_sweep_s)
+    limits = limits_of(settings)
+    rhythm = agents.reconcile.Rhythm(settings.reconcile_sweep_s, settings.reconcile_sample_s)
     schedule = agents.reconcile.register(app, clients, limits, rhythm)
     listings = ListingFollower(app, ListingIndex(), lambda changed: None)
     agents.listing_changes.register(app, listings)

@@ -67,8 +67,12 @@ class Settings(BaseSettings):
     """Alert `low` at this many available units; 0 is off."""
     reconcile_sweep_s: float = Field(3600.0, ge=60.0)
     """How often every listing is compared with its shop, in seconds."""
+    reconcile_sample_s: float = Field(60.0, ge=1.0)
+    """How often 50 listings of each shop are compared, in turn; what nothing explains comes first."""
     reconcile_settle_s: float = Field(900.0, ge=0.0)
     """How long a webhook, or the reading of missed orders, may take; nothing younger is corrected."""
+    reconcile_quiet_s: float = Field(30.0, ge=0.0)
+    """How long nothing may have happened to a listing that is corrected: some reads are behind by as much."""
     reconcile_max_units: int = Field(10, ge=0)
     """The largest unexplained difference, in units, that is corrected without `skustream reconcile apply`."""
     catch_up_s: float = Field(180.0, ge=1.0, le=86_400.0)

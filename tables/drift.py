@@ -54,10 +54,6 @@ MAX_HOPS = 3
 
 REMEMBERED = timedelta(days=1)
 """For so long the corrections of a difference count after it is gone."""
-QUIET_MS = 30_000
-"""A listing about which nothing was learned, and which did not change in the shop, for so long is quiet: one
-integrator waits this long against reads that are behind (reads are usually, not always, current).
-"""
 
 
 class Belief(Struct, frozen=True, kw_only=True, gc=False):
@@ -288,8 +284,14 @@ def correction_of(found: Drift, belief: Belief, level: ShopLevel, *, expires_at:
 
 
 def quiet(
-    before: Belief, first: ShopLevel, again: Belief | None, second: ShopLevel | None, *, now_ms: int
+    before: Belief,
+    first: ShopLevel,
+    again: Belief | None,
+    second: ShopLevel | None,
+    *,
+    now_ms: int,
+    quiet_ms: int,
 ) -> bool:
-    """Whether two readings of a listing are equal, and nothing is going on between us and the shop."""
-    still = now_ms - max(before.changed_ms, first.changed_ms) >= QUIET_MS
+    """Whether two readings of a listing are equal, and nothing was going on there for ``quiet_ms``."""
+    still = now_ms - max(before.changed_ms, first.changed_ms) >= quiet_ms
     return still and before == again and first == second and not before.busy

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from app.records import Drift, DriftClass, ShopLevel, Target
 from tables.drift import (
     MAX_HOPS,
-    QUIET_MS,
     REMEMBERED,
     Belief,
     Verdict,
@@ -31,7 +30,7 @@ from tables.pushes import PushState
 LISTING = "a.myshopify.com/5001/71"
 NOW_MS = 1_800_000_000_000
 NOW = datetime.fromtimestamp(NOW_MS / 1000, UTC)
-SETTLE_MS = 900_000
+SETTLE_MS, QUIET_MS = 900_000, 30_000
 HOUR_MS = 3_600_000
 BELIEF = Belief(
     sku="TEE", location="main", wanted=10, available=10, committed=2, physical_total=-4, version=7,
@@ -172,19 +171,23 @@ def test_only_what_nothing_explains_is_old_and_small_may_be_corrected(
     assert bool(told) == bool(why)
 
 
+def still(before: Belief, first: ShopLevel, again: Belief | None, second: ShopLevel | None) -> bool:
+    return quiet(before, first, again, second, now_ms=NOW_MS, quiet_ms=QUIET_MS)
+
+
 def test_a_listing_is_quiet_when_two_readings_agree_and_nothing_goes_on() -> None:
-    assert quiet(BELIEF, LEVEL, BELIEF, LEVEL, now_ms=NOW_MS)
+    assert still(BELIEF, LEVEL, BELIEF, LEVEL)
     busy, moved = replace(BELIEF, busy="to be written"), replace(LEVEL, available=9)
     just_now = NOW_MS - QUIET_MS + 1
-    assert not quiet(busy, LEVEL, busy, LEVEL, now_ms=NOW_MS)
-    assert not quiet(BELIEF, LEVEL, replace(BELIEF, version=8), LEVEL, now_ms=NOW_MS)
-    assert not quiet(BELIEF, LEVEL, None, LEVEL, now_ms=NOW_MS)
-    assert not quiet(BELIEF, LEVEL, BELIEF, moved, now_ms=NOW_MS)
-    assert not quiet(BELIEF, LEVEL, BELIEF, None, now_ms=NOW_MS)
+    assert not still(busy, LEVEL, busy, LEVEL)
+    assert not still(BELIEF, LEVEL, replace(BELIEF, version=8), LEVEL)
+    assert not still(BELIEF, LEVEL, None, LEVEL)
+    assert not still(BELIEF, LEVEL, BELIEF, moved)
+    assert not still(BELIEF, LEVEL, BELIEF, None)
     fresh = replace(LEVEL, changed_ms=just_now)
-    assert not quiet(BELIEF, fresh, BELIEF, fresh, now_ms=NOW_MS)
+    assert not still(BELIEF, fresh, BELIEF, fresh)
     learned = replace(BELIEF, changed_ms=just_now)
-    assert not quiet(learned, LEVEL, learned, LEVEL, now_ms=NOW_MS)
+    assert not still(learned, LEVEL, learned, LEVEL)
 
 
 def test_a_correction_carries_what_it_was_decided_from_and_the_same_one_has_the_same_id() -> None:
