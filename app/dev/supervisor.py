@@ -73,7 +73,7 @@ class Process:
         self.state = ProcessState(name=name, url=url)
         self.log = log
         self._arguments = list(arguments)
-        self._environment = dict(environment)
+        self.environment = dict(environment)
         self._process: asyncio.subprocess.Process | None = None
         self._copying: asyncio.Task[None] | None = None
 
@@ -86,7 +86,7 @@ class Process:
         """Start it."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "app", *self._arguments,
-            env={**os.environ, **self._environment}, start_new_session=True,
+            env={**os.environ, **self.environment}, start_new_session=True,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         self.state.pid = self._process.pid
@@ -266,6 +266,10 @@ class Stack:
         await _cancel([self._keepers.pop(name)])
         await self.processes[name].stop()
         self.save()
+
+    def change(self, name: str, environment: Mapping[str, str]) -> None:
+        """Give a process further variables for when it starts the next time."""
+        self.processes[name].environment.update(environment)
 
     def resume(self, name: str) -> None:
         """Start a process and keep it running."""
