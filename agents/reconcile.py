@@ -119,7 +119,7 @@ class Reconciler:
         self._memory = memory
         self._clients = clients
         self._limits = limits
-        self._shops: dict[tuple[Lane, str], _Shop] = {}
+        self._shops: dict[tuple[Lane, str], Watched] = {}
 
     def close(self, lane: Lane) -> None:
         """Forget what the lane's shops were believed to have."""
@@ -171,16 +171,16 @@ class Reconciler:
         while part := list(islice(news, RECORDS_AT_ONCE)):
             await lane.submit(partial(self._memory.tell, found=part))
 
-    def _shop(self, lane: Lane, shop: str) -> _Shop:
+    def _shop(self, lane: Lane, shop: str) -> Watched:
         key = lane, shop
         if key not in self._shops:
             beliefs = Beliefs(self._app.reader, shop, lane.partition)
             client = self._clients.of(shop)
-            self._shops[key] = _Shop(Comparison(client, beliefs, self._limits))
+            self._shops[key] = Watched(Comparison(client, beliefs, self._limits))
         return self._shops[key]
 
 
-class _Shop:
+class Watched:
     """A shop of a lane: one comparison at a time, and where the rolling sample has got to."""
 
     def __init__(self, comparison: Comparison) -> None:

@@ -110,8 +110,8 @@ def _run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _compare(settings: Settings, domains: Sequence[str], *, dry_run: bool) -> list[Report]:
-    await topics.require(settings, TOPICS)
     async with _Shops(settings, domains) as shops:
+        await topics.require(settings, TOPICS)
         return [
             Report(shop=domain, shadow=True)
             if shops.clients.shops[domain].shadow
@@ -142,10 +142,10 @@ async def _apply(
     settings: Settings, wanted: dict[str, list[str]], domains: Sequence[str], *, yes: bool
 ) -> tuple[list[Drift], dict[str, str]]:
     """What was asked for, and why the rest was not, by listing."""
-    await topics.require(settings, TOPICS)
     asked: list[Drift] = []
     left: dict[str, str] = {}
     async with _Shops(settings, [*wanted, *domains]) as shops:
+        await topics.require(settings, TOPICS)
         for domain in shops.domains:
             done, why = await _apply_one(settings, shops.comparison(domain), wanted.get(domain), yes=yes)
             asked += done
@@ -195,7 +195,7 @@ class _Shops:
     def __init__(self, settings: Settings, domains: Iterable[str]) -> None:
         self._settings = settings
         self.clients = ShopClients(load_shops(settings.shops_file))
-        self.domains = list(dict.fromkeys(domains)) or list(self.clients.shops)
+        self.domains = list(dict.fromkeys(map(str.lower, domains))) or list(self.clients.shops)
         unknown = [domain for domain in self.domains if domain not in self.clients.shops]
         if unknown:
             raise UnknownShop(

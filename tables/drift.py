@@ -21,11 +21,12 @@ A difference is given the first class whose evidence is there:
     ``committed_off`` is anything else: the shop's orders hold other units than the orders we have heard of.
     What else may be wrong cannot be told before they are known.
 ``merchant_edit``
-    Only ``units_off`` is left. The same difference was told by the writer as a hand edit, or found to be one
-    before; or the shop changed the level after the last thing that we know of it, longer ago than a webhook
-    or the reading of missed orders takes.
+    Only ``units_off`` is left. The writer has found a hand edit in the listing that stays (policy `report`),
+    or the same difference was found to be one before; or the shop changed the level after the last thing that
+    we know of it, longer ago than a webhook or the reading of missed orders takes.
 ``late_webhook``
-    As before, but the change is younger than that: a restock or a shipment may explain it yet.
+    As before, but the change is younger than that, or the writer is still looking into a webhook about it: a
+    restock or a shipment may explain it yet.
 ``unexplained``
     Only ``units_off`` is left, and nothing happened in the shop since we last learned of the listing: it is
     our books that are wrong.
@@ -66,7 +67,9 @@ class Belief(Struct, frozen=True, kw_only=True, gc=False):
     committed: int
     physical_total: int
     version: int  # of the target
-    units: int | None  # U; None: not read yet
+    units: int | None  # U, with imports that our stock has not taken yet; None: not read yet
+    accepted: int = 0  # units of hand edits that were reported and stay, outside of ``units``
+    noticed: bool = False  # the writer is looking into a level webhook that nothing explains
     busy: str = ""  # why the listing will change by itself
     held: str = ""  # why the shop refuses it
     off: bool = False  # never written: nothing to compare
@@ -99,6 +102,8 @@ def belief_of(state: PushState, changed_ms: int) -> Belief:
         physical_total=target.physical_total,
         version=target.version,
         units=pushes.units(state),
+        accepted=state.accepted,
+        noticed=state.noticed is not None,
         busy=_busy(state),
         held=state.held,
         off=target.off,
@@ -177,8 +182,13 @@ def _physical(
 ) -> Verdict:
     """The class of a difference that no order makes; what is younger than ``settled_ms`` may be told yet."""
     same = known is not None and known.units_off == units_off
+    if belief.accepted:
+        detail = f"a hand edit of {belief.accepted:+d} units was reported and stays"
+        return Verdict(DriftClass.MERCHANT_EDIT, units_off, detail=detail)
     if same and known is not None and known.kind is DriftClass.MERCHANT_EDIT:
         return Verdict(DriftClass.MERCHANT_EDIT, units_off, detail=known.detail)
+    if belief.noticed:
+        return Verdict(DriftClass.LATE_WEBHOOK, units_off, detail="the writer looks into a webhook about it")
     if level.changed_ms <= belief.changed_ms:
         return Verdict(DriftClass.UNEXPLAINED, units_off)
     at = datetime.fromtimestamp(level.changed_ms / 1000, UTC).isoformat(timespec="seconds")

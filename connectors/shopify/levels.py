@@ -46,7 +46,7 @@ async def read_levels(client: ShopClient, listings: Iterable[str]) -> dict[str, 
                 "items": [f"gid://shopify/InventoryItem/{listing.split('/')[-2]}" for listing in part],
                 "location": f"gid://shopify/Location/{location_id}",
             }
-            data = await client.call(documents.LEVEL_STATES, variables)
+            data = await client.call(documents.LEVEL_STATES, variables, size=len(part))
             found.update(zip(part, map(_of_item, data["nodes"]), strict=True))
     return found
 

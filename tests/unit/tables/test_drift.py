@@ -25,7 +25,7 @@ from tables.drift import (
     news,
     quiet,
 )
-from tables.pushes import PushState
+from tables.pushes import Noticed, PushState
 
 LISTING = "a.myshopify.com/5001/71"
 NOW_MS = 1_800_000_000_000
@@ -84,6 +84,10 @@ TABLE: list[tuple[str, dict[str, Any] | None, dict[str, Any] | None, Drift | Non
     ("an edit an hour ago", {}, {"available": 13, **LONG_AGO}, None, DriftClass.MERCHANT_EDIT),
     ("an edit that is known, older than what we know", {}, {"available": 15}, EDITED,
      DriftClass.MERCHANT_EDIT),
+    ("an edit that the writer has reported", {"accepted": 3}, {"available": 13}, None,
+     DriftClass.MERCHANT_EDIT),
+    ("a webhook that the writer looks into", {"noticed": True}, {"available": 13}, None,
+     DriftClass.LATE_WEBHOOK),
     ("another difference than the known edit", {}, {"available": 16}, EDITED, DriftClass.UNEXPLAINED),
     ("nothing happened in the shop since", {}, {"available": 13}, None, DriftClass.UNEXPLAINED),
     ("nothing happened, and too few", {}, {"available": 4}, None, DriftClass.UNEXPLAINED),
@@ -214,6 +218,13 @@ TARGET = Target(
     shop="a.myshopify.com", item=5001, location_id=71, sku="TEE", location="main", available=10, wanted=10,
     committed=2, physical_total=-4, version=7,
 )  # fmt: skip
+
+
+def test_a_belief_counts_imports_under_way_and_keeps_reported_edits_apart() -> None:
+    noticed = Noticed(available=12)
+    state = PushState(target=TARGET, offset=16, imported=2, accepted=5, noticed=noticed)
+    belief = belief_of(state, NOW_MS)
+    assert (belief.units, belief.accepted, belief.noticed) == (16 - 4 + 2, 5, True)
 
 
 @pytest.mark.parametrize(
