@@ -30,6 +30,7 @@ from app.records import (
     OrderDeleted,
     OrderEdited,
     OrderNotice,
+    ReadOrder,
     Record,
     Refund,
     check_schema,
@@ -69,6 +70,7 @@ ROUTING_TOPIC = "orders/routing"
 log = structlog.get_logger(__name__)
 decode_envelope = msgspec.json.Decoder(Envelope).decode
 decode_order = msgspec.json.Decoder(Order).decode
+decode_read = msgspec.json.Decoder(ReadOrder).decode
 decode_refund = msgspec.json.Decoder(Refund).decode
 decode_notice = msgspec.json.Decoder(OrderNotice).decode
 decode_deleted = msgspec.json.Decoder(OrderDeleted).decode
@@ -391,7 +393,7 @@ def united(known: OrderRecord | None, envelope: Envelope) -> OrderRecord:
             raise Rejected(f"{envelope.topic}: a marker without an order id")
         return take_notice(known, shop, envelope.order_id, at=_noticed_at(envelope))
     if envelope.topic == READ_TOPIC:
-        order = decode_order(body)
+        order = decode_read(body)
         # A change that was noticed after the order was read may not be in it.
         noticed_at = known.noticed_at if known is not None else None
         current = known is None or not known.unread

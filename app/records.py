@@ -555,7 +555,12 @@ class Order(Record, frozen=True, kw_only=True):
     line_items: list[OrderLine] = []
     fulfillments: list[Fulfillment] = []
     refunds: list[Refund] = []
-    dispositions: list[Disposition] = []  # of its returns; only a read has them
+
+
+class ReadOrder(Order, frozen=True, kw_only=True):
+    """An order as it was read: with what became of its returned units, which no webhook of it tells."""
+
+    dispositions: list[Disposition] = []
 
 
 class OrderNotice(Record, frozen=True, kw_only=True):

@@ -200,7 +200,13 @@ class Book:
     def _settled(self, line_id: str, line: LineState, open_units: int, left: Units, ended: int) -> LineState:
         """The line with what an answer of its fulfilment orders is compared with, and with its pin."""
         if line.answered_open == JUST_ANSWERED:
-            line = replace(line, answered_open=open_units, left_before=left, ended_before=ended)
+            line = replace(
+                line,
+                answered_open=open_units,
+                ordered_before=line.quantity,
+                left_before=left,
+                ended_before=ended,
+            )
         if line.pin is None:
             line = replace(line, pin=self._place(line_id, line, self._home(line)))
         return line
@@ -417,26 +423,29 @@ class Book:
 
 
 def _open_places(line: LineState, open_units: int, left: Units, predicted: int) -> tuple[Units, bool]:
-    """Where the open units of a line are, and whether what was told explains all of it."""
+    """Where the open units of a line are, and whether what was told explains all of it.
+
+    They are where the fulfilment orders said, less what has left since. Units beyond that are taken to be
+    where new ones go; fewer are taken away where most are, which is no guess when there is one location.
+    """
     if open_units <= 0:
         return {}, True
-    explained = line.answered_open == open_units  # it was asked about just that
-    more = open_units - sum(line.assigned.values())
-    if more >= 0:
-        places = dict(line.assigned)
-        if more:
-            places[predicted] = places.get(predicted, 0) + more
-        return places, explained or more == 0
-    since = {place: left.get(place, 0) - line.left_before.get(place, 0) for place in line.assigned}
-    places = {place: units - min(units, max(0, since[place])) for place, units in line.assigned.items()}
-    missing = sum(places.values()) - open_units
-    for place in sorted(places, key=lambda each: (-places[each], each)) if missing > 0 else ():
-        taken = min(places[place], missing)
+    same = line.ordered_before == line.quantity
+    asked = same and line.answered_open == open_units and line.left_before == left
+    places = {
+        place: line.assigned.get(place, 0) - left.get(place, 0) + line.left_before.get(place, 0)
+        for place in line.assigned.keys() | left.keys() | line.left_before.keys()
+    }
+    known = all(units >= 0 for units in places.values())
+    places = {place: units for place, units in places.items() if units > 0}
+    surplus = sum(places.values()) - open_units
+    explained = asked or (same and known and (surplus == 0 or (surplus > 0 and len(places) == 1)))
+    if surplus < 0:
+        places[predicted] = places.get(predicted, 0) - surplus
+    for place in sorted(places, key=lambda each: (-places[each], each)) if surplus > 0 else ():
+        taken = min(places[place], surplus)
         places[place] -= taken
-        missing -= taken
-    if missing < 0:
-        places[predicted] = places.get(predicted, 0) - missing
-    explained = explained or len(line.assigned) == 1 or sum(since.values()) == -more
+        surplus -= taken
     return {place: units for place, units in places.items() if units}, explained
 
 

@@ -34,6 +34,7 @@ class LineState(Record, frozen=True, kw_only=True):
     pin: Listed | None = None  # where the line was committed first
     assigned: dict[int, int] = {}  # open units by location id, as the fulfilment orders last told
     answered_open: int | None = None  # units that were open when they told it; None: never asked
+    ordered_before: int = 0  # `quantity` then
     left_before: dict[int, int] = {}  # units that had left by then, by location id
     ended_before: int = 0  # fulfilments of the line that had been cancelled by then
 

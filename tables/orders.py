@@ -29,11 +29,13 @@ from msgspec.structs import replace
 
 from app.records import (
     Cause,
+    Disposition,
     Fulfillment,
     Movement,
     MovementKind,
     Order,
     OrderLine,
+    ReadOrder,
     Refund,
     RefundLine,
     Routing,
@@ -79,11 +81,15 @@ def take_order(record: OrderRecord | None, shop: str, order: Order, *, read: boo
         location_id=record.location_id or order.location_id,
         lines={**record.lines, **_united_lines(record, order)},
         fulfillments={**record.fulfillments, **_united_fulfillments(record, order)},
-        dispositions={**record.dispositions, **{str(one.id): one for one in order.dispositions}},
+        dispositions={**record.dispositions, **{str(one.id): one for one in _dispositions(order)}},
         noticed_at=noticed_at,
         unread=record.unread and not read,
         read_done=_latest(record.read_done, order.updated_at) if read else record.read_done,
     )
+
+
+def _dispositions(order: Order) -> list[Disposition]:
+    return order.dispositions if isinstance(order, ReadOrder) else []
 
 
 def take_refund(record: OrderRecord | None, shop: str, refund: Refund) -> OrderRecord:

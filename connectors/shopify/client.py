@@ -25,8 +25,8 @@ from app.records import (
     Fulfillment,
     FulfillmentLine,
     LevelRead,
-    Order,
     OrderLine,
+    ReadOrder,
     Refund,
     RefundLine,
     ReturnRef,
@@ -168,7 +168,7 @@ class ShopClient:
             found.update(zip(part, map(_level, data["nodes"]), strict=True))
         return found
 
-    async def order(self, order_id: int) -> Order | None:
+    async def order(self, order_id: int) -> ReadOrder | None:
         """An order as it is now, in the shape of its webhook; None when the shop has no such order."""
         gid = f"gid://shopify/Order/{order_id}"
         lines: list[Any] = []
@@ -552,7 +552,7 @@ def _order(
     fulfillments: list[Fulfillment],
     refunds: list[Refund],
     dispositions: list[Disposition],
-) -> Order:
+) -> ReadOrder:
     fields = {
         "id": order_id,
         "created_at": told["createdAt"],
@@ -566,7 +566,7 @@ def _order(
         "refunds": refunds,
         "dispositions": dispositions,
     }
-    return msgspec.convert(fields, Order)
+    return msgspec.convert(fields, ReadOrder)
 
 
 def _disposed(return_id: int, line: Mapping[str, Any]) -> list[Disposition]:

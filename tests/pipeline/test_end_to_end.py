@@ -171,6 +171,33 @@ async def test_what_one_shop_sells_the_other_shows_less(running: Running) -> Non
     assert not await running.log("pushed", item=south.item, delta=-2)
 
 
+async def test_an_order_is_where_its_fulfilment_orders_say_and_its_return_where_it_was_put(
+    running: Running,
+) -> None:
+    key = running.key()
+    elsewhere = next(one for one in running.keys if one.sku == key.sku and one.location == "store")
+    here, there = key.listings[0].location_id, elsewhere.listings[0].location_id
+    item = key.listings[0].item
+
+    async def committed() -> tuple[int, int]:
+        return (await running.level(key)).committed, (await running.level(elsewhere)).committed
+
+    line = {"item": item, "quantity": 3, "places": {str(here): 1, str(there): 2}}
+    order = (await running.admin.act("sell", shop=NORTH, lines=[line]))["order"]
+    await until(lambda: _is(committed(), (1, 2)), "the promise is kept at both locations")
+    about = {"shop": NORTH, "order": order["id"]}
+    await running.admin.act("move", **about, destination=there)
+    await until(lambda: _is(committed(), (0, 3)), "the moved promise follows")
+    await running.admin.act("fulfil", **about)
+    lines = {str(order["line_items"][0]["id"]): 1}
+    given = await running.admin.act("return", **about, lines=lines)
+    decided = {"return_id": given["return"], "location": here}
+    await running.admin.act("return/decide", **about, **decided, act="dispose")
+    await until(lambda: _is(running.shows(key.listings[1]), OPENING + 1), "the return is on the shelf")
+    await running.quiet()
+    assert (await running.level(elsewhere)).on_hand == OPENING - 3
+
+
 async def test_a_sale_is_explained_from_its_webhook_to_the_write_in_the_other_shop(running: Running) -> None:
     key = running.key()
     south = key.listings[1]

@@ -205,7 +205,8 @@ LISTED = directory()
 class Listener:
     """Keeps the order's record and the movements that were emitted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, routed: bool = True) -> None:
+        self._routed = routed
         self.record: OrderRecord | None = None
         self.movements: list[Movement] = []
 
@@ -229,7 +230,7 @@ class Listener:
         raise AssertionError(f"it still wants to read: {self.record}")
 
     def _settle(self, record: OrderRecord) -> None:
-        done = evaluate(record, LISTED, default_location_id=MAIN, correlation_id="c")
+        done = evaluate(record, LISTED, default_location_id=MAIN, correlation_id="c", routed=self._routed)
         self.record = done.record
         self.movements += done.movements
 

@@ -7,15 +7,20 @@ have to be those of the simulated shop, at every location, and no movement may h
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import permutations
 from math import factorial
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.order_shapes import (
     ANNEX,
     CAP,
@@ -35,7 +40,7 @@ from support.order_shapes import (
 
 from app.records import Envelope
 from connectors.shopify.simulator import after_sales, shopper
-from connectors.shopify.simulator.model import Webhook
+from connectors.shopify.simulator.model import NotPossible, Webhook
 from connectors.shopify.simulator.shopper import Wanted
 
 EXHAUSTIVE = 6
@@ -65,10 +70,15 @@ def at(item: int, **places: int) -> Wanted:
 
 
 def returned(stage: Stage, units: int, line: int = 0) -> int:
+    """Open a return of the line with that number; the return's id."""
+    return returned_line(stage, stage.line(line), units)
+
+
+def returned_line(stage: Stage, line_id: int, units: int) -> int:
     """Open a return; its id."""
-    given = after_sales.open_return(stage.world, SHOP, stage.order_id, {stage.line(line): units})
-    stage.tell(given.webhooks)
-    return given.return_id
+    opened = after_sales.open_return(stage.world, SHOP, stage.order_id, {line_id: units})
+    stage.tell(opened.webhooks)
+    return opened.return_id
 
 
 # --- orders as they are placed -------------------------------------------------------------
@@ -570,3 +580,124 @@ def test_all_shapes_of_up_to_six_webhooks_are_tried_in_every_order() -> None:
     counts = {name: len(played(name, 60.0).envelopes) for name in SHAPES}
     assert max(counts.values()) > EXHAUSTIVE - 1
     assert all(len(orders_of(n)) == factorial(n) for n in counts.values() if n <= EXHAUSTIVE)
+
+
+# --- beyond the table ----------------------------------------------------------------------
+
+
+def test_an_order_past_the_inventory_is_committed_here_and_its_level_tells_that_it_is_not_there() -> None:
+    stage, listener = Stage(), Listener()
+    stage.sell((TEE, 3), bypass=True)
+    for envelope in envelopes(stage, stage.webhooks):
+        listener.hear(envelope)
+    listener.read(ask(stage))
+    assert listener.levels()["TEE@main"] == (3, 0)
+    # Nothing in the webhook or the order says so: only a comparison with the level does.
+    assert stage.levels()["TEE@main"] == (0, 0)
+
+
+def test_a_shop_that_is_not_asked_keeps_orders_at_its_default_location() -> None:
+    stage, listener = Stage(), Listener(routed=False)
+    stage.sell(at(TEE, store=3))
+    for envelope in envelopes(stage, stage.webhooks):
+        listener.hear(envelope)
+    assert listener.record is not None
+    assert (listener.record.routing_wanted, listener.levels()["TEE@main"]) == (False, (3, 0))
+
+
+def test_an_order_of_500_lines_takes_twice_the_steps_of_one_of_250() -> None:
+    """Twice the lines take about twice the steps: no line looks at all others."""
+    steps = {lines: _steps_of(lines) for lines in (250, 500)}
+    assert steps[500] < 2.5 * steps[250]
+
+
+def _steps_of(lines: int) -> int:
+    """Lines of Python that the rules execute for an order of so many lines, shipped whole."""
+    stage, listener, count = Stage(), Listener(), 0
+    shopper.edit_stock(stage.world, SHOP, TEE, MAIN, delta=lines)
+    stage.sell(*[(TEE, 1)] * lines)
+    stage.act(shopper.fulfil)
+    told = envelopes(stage, stage.webhooks)
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        for envelope in told:
+            listener.hear(envelope)
+    finally:
+        sys.settrace(None)
+    return count
+
+
+class Life:
+    """Random things that happen to one order, heard of in bits and pieces, late and twice."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.stage = Stage(gap_s=random.choice((0.0, 1.0, 60.0)))
+        self.listener = Listener()
+        self.pending: list[Envelope] = []
+        self.stage.sell(self._wanted(TEE), self._wanted(CAP))
+
+    def happen(self) -> None:
+        """One more thing, if it is possible, and some of what is on its way arrives."""
+        before = len(self.stage.webhooks)
+        with suppress(NotPossible):
+            self._act()
+        self.pending += envelopes(self.stage, self.stage.webhooks[before:])
+        self.random.shuffle(self.pending)
+        for _ in range(self.random.randint(0, len(self.pending))):
+            self.listener.hear(self.pending[0] if self.random.random() < 0.3 else self.pending.pop())
+        if self.random.random() < 0.3:
+            self.listener.read(ask(self.stage))
+
+    def end(self) -> None:
+        """Everything arrives, and what is wanted is read."""
+        self.pending += envelopes(self.stage, self.stage.webhooks[:1])
+        for envelope in self.pending:
+            self.listener.hear(envelope)
+        self.listener.read(ask(self.stage))
+
+    def _wanted(self, item: int) -> Wanted:
+        places = self.random.sample((MAIN, STORE, ANNEX), self.random.choice((1, 1, 2)))
+        units = {place: self.random.randint(1, 3) for place in places}
+        return Wanted(item=item, quantity=sum(units.values()), places=units)
+
+    def _act(self) -> None:
+        stage, random = self.stage, self.random
+        line, units = random.choice(stage.order.lines).id, random.randint(1, 2)
+        place = random.choice((MAIN, STORE, ANNEX))
+        what = random.choice(("fulfil", "fulfil", "unfulfil", "move", "edit", "refund", "return", "cancel"))
+        if what == "fulfil":
+            stage.act(shopper.fulfil, {line: units}, random.choice((None, place)))
+        elif what == "unfulfil" and stage.order.fulfillments:
+            number = random.choice(stage.order.fulfillments).id
+            stage.act(after_sales.cancel_fulfillment, number)
+        elif what == "move":
+            stage.act(after_sales.move_allocation, place, {line: units})
+        elif what == "edit":
+            # Longer lines are allocated at the default location, and shorter ones are restocked.
+            stage.act(after_sales.edit_order, change={line: random.choice((-1, 1))})
+        elif what == "refund":
+            kind: Any = random.choice(("cancel", "return"))
+            stage.act(shopper.refund, {line: units}, kind, place)
+        elif what == "return":
+            number = returned_line(stage, line, units)
+            kind = random.choice(("RESTOCKED", "NOT_RESTOCKED"))
+            stage.act(after_sales.process_return, number, kind, place)
+        elif what == "cancel" and random.random() < 0.3:
+            stage.act(shopper.cancel, restock=True)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 1 << 32))
+def test_any_life_of_an_order_heard_of_in_any_way_ends_at_the_shops_levels(seed: int) -> None:
+    life = Life(Random(seed))
+    for _ in range(life.random.randint(0, 7)):
+        life.happen()
+    life.end()
+    assert life.listener.levels() == life.stage.levels()

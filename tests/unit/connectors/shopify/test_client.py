@@ -147,3 +147,46 @@ async def test_an_order_is_read_in_the_shape_of_its_webhook(
         one.refund_line_items for one in webhook.refunds
     ]
     assert await caller.order(1) is None
+
+
+async def test_where_orders_are_to_leave_from_is_read_page_by_page(
+    shop: Simulated, caller: ShopClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PAGE", "ROUTED_A_READ", "FULFILLMENT_ORDERS_A_READ", "FULFILLMENT_LINES_A_READ"):
+        monkeypatch.setattr(client, name, 1)
+    lines = [
+        {"item": TEE, "quantity": 3, "places": {MAIN: 1, STORE: 2}},
+        {"item": CAP, "quantity": 1, "places": {MAIN: 1}},
+    ]
+    first = (await shop.act("sell", shop=shop.shop.domain, lines=lines))["order"]
+    other = await shop.sell((TEE, 1))
+    await shop.act("cancel", shop=shop.shop.domain, order=other["id"], restock=False)
+    found = await caller.routing([first["id"], other["id"], 1])
+    tee, cap = (str(line["id"]) for line in first["line_items"])
+    [gone] = (str(line["id"]) for line in other["line_items"])
+    routing, cancelled = found[first["id"]], found[other["id"]]
+    assert routing is not None
+    assert (routing.open, routing.cancelled) == ({tee: {MAIN: 1, STORE: 2}, cap: {MAIN: 1}}, {})
+    assert cancelled is not None
+    assert (cancelled.open, cancelled.cancelled) == ({}, {gone: {MAIN: 1}})
+    assert found[1] is None
+
+
+async def test_what_became_of_a_return_is_read_with_its_order(shop: Simulated, caller: ShopClient) -> None:
+    sold = await shop.sell((TEE, 2))
+    about = {"shop": shop.shop.domain, "order": sold["id"]}
+    [line] = sold["line_items"]
+    await shop.act("fulfil", **about)
+    given = await shop.act("return", **about, lines={line["id"]: 2})
+    decide = {**about, "return_id": given["return"]}
+    await shop.act("return/decide", **decide, act="process", location=STORE)
+    await shop.act("return/decide", **decide, act="refund", restock_type="return")
+    read = await caller.order(sold["id"])
+    assert read is not None
+    [one] = read.dispositions
+    assert (one.return_id, one.line_item_id, one.quantity) == (given["return"], line["id"], 2)
+    assert (one.restocked, one.location_id) == (True, STORE)
+    assert [refund.return_id for refund in read.refunds] == [given["return"]]
+    for kind in ("Return", "Order"):
+        found = await caller.order_of(f"gid://shopify/{kind}/{given['return']}")
+        assert found == (sold["id"] if kind == "Return" else None)

@@ -84,6 +84,32 @@ def take(topic: str, value: Any, *, limit: int = 1 << 20) -> Accepted:
             SHOP,
         ),
         ("products/update", {"id": 3, "vendor": "Example"}, "shopify.catalog", SHOP, SHOP),
+        ("orders/delete", {"id": 6}, "shopify.orders", f"{SHOP}/6", f"{SHOP}/6"),
+        ("returns/process", {"id": 5, "order": {"id": 6}}, "shopify.orders", f"{SHOP}/6", f"{SHOP}/6"),
+        ("returns/process", {"id": 5}, "shopify.orders", f"{SHOP}/Return/5", f"{SHOP}/Return/5"),
+        ("returns/process", {}, "shopify.catalog", SHOP, SHOP),
+        ("returns/approve", {"id": 5, "order": {"id": 6}}, "shopify.catalog", SHOP, SHOP),
+        (
+            "reverse_fulfillment_orders/dispose",
+            {"id": 8, "dispositions": []},
+            "shopify.orders",
+            f"{SHOP}/ReverseFulfillmentOrder/8",
+            f"{SHOP}/ReverseFulfillmentOrder/8",
+        ),
+        (
+            "fulfillment_orders/moved",
+            {"original_fulfillment_order": {"id": "gid://shopify/FulfillmentOrder/9", "status": "closed"}},
+            "shopify.orders",
+            f"{SHOP}/FulfillmentOrder/9",
+            f"{SHOP}/FulfillmentOrder/9",
+        ),
+        (
+            "fulfillment_orders/order_routing_complete",
+            {"fulfillment_order": {"id": "gid://shopify/FulfillmentOrder/9", "status": "open"}},
+            "shopify.catalog",
+            SHOP,
+            SHOP,
+        ),
     ],
 )
 def test_topic_key_and_route(topic: str, value: Any, where: str, key: str, route: str) -> None:
