@@ -108,6 +108,8 @@ class CatalogKeeper:
         if source.value is None:
             raise Rejected(f"{source.topic}: expected a webhook, got an empty value")
         envelope = decode_envelope(source.value)
+        if source.key is None or shop_of(source.key) != envelope.shop.encode():
+            raise Rejected(f"{source.topic}: the body is about {envelope.shop!r}, the key is {source.key!r}")
         shop = self._shops.get(envelope.shop)
         if shop is None or not shop.locations or not self._index.lists(shop.domain):
             return

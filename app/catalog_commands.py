@@ -110,7 +110,8 @@ async def _open(
 def _show_plan(opening: Opening) -> None:
     plan = opening.plan
     for action in plan.counts:
-        keys = [one for one in plan.keys if one.action == action]
+        # What is open already is most of it, and nothing is done about it.
+        keys = [one for one in plan.keys if one.action == action and action != Action.OPEN]
         for one in keys[:LISTED]:
             click.echo(f"  {action:9} " + "  ".join(filter(None, [one.key, _begins(one), one.detail])))
         if len(keys) > LISTED:
@@ -130,7 +131,7 @@ def _begins(plan: KeyPlan) -> str:
     if plan.action is Action.ADOPT:
         held = f", {plan.held} held by open orders" if plan.held else ""
         return f"on hand {plan.counted} from {plan.listing}{held}, available {plan.available}"
-    return f"available {plan.available}" if plan.action in (Action.OPEN, Action.PUBLISH) else ""
+    return f"available {plan.available}" if plan.action is Action.PUBLISH else ""
 
 
 async def _sync(settings: Settings, domains: tuple[str, ...], *, applying: bool, move: bool) -> list[Synced]:

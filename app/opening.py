@@ -126,6 +126,8 @@ async def carry_out(settings: Settings, opening: Opening, *, limit_s: float = TA
     Raises:
         Retry: the services did not take the orders in time; nothing was opened then.
     """
+    if not opening.changes and not opening.movements:
+        return
     await send_listing_changes(settings, opening.changes)
     envelopes = [read_envelope(shop, order) for shop, orders in opening.orders.items() for order in orders]
     await send_orders(settings, envelopes)

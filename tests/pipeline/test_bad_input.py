@@ -34,6 +34,7 @@ ROUTED_BY_SHOP = frozenset({"shopify.targets", "shopify.drift"})
 SERVICE_OF = {
     "stock.movements": "stock",
     "stock.listings": "stock",
+    "stock.listing-changes": "reconcile",
     "shopify.orders": "orders",
     "shopify.targets": "shopify",
     "shopify.drift": "reconcile",

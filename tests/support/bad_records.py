@@ -85,6 +85,10 @@ def _listings(name: str) -> dict[str, Any]:
     return {"sku": _sku(name), "location": "main", "listings": [_listing()]}
 
 
+def _listing_change(name: str) -> dict[str, Any]:
+    return {"sku": _sku(name), "location": "main", "listing": _listing()}
+
+
 def _order_id(name: str) -> int:
     return 10**9 + int.from_bytes(name.encode()[-4:], "big")
 
@@ -116,6 +120,14 @@ def _drift(name: str) -> dict[str, Any]:
 GOOD = (
     Good("stock.movements", "movement/1", lambda name: f"{_sku(name)}@main", _movement, APPLIED, "id"),
     Good("stock.listings", "listings/1", lambda name: f"{_sku(name)}@main", _listings, TAKEN, "sku"),
+    Good(
+        "stock.listing-changes",
+        "listing-change/1",
+        lambda name: f"{_sku(name)}@main",
+        _listing_change,
+        TAKEN,
+        "listing",
+    ),
     Good("shopify.orders", "webhook/1", lambda name: f"{SHOP}/{_order_id(name)}", _order, TAKEN, "shop"),
     Good("shopify.targets", "target/1", lambda name: f"{SHOP}/{_order_id(name)}/71", _target, TAKEN, "item"),
     Good("shopify.drift", "drift/1", lambda name: f"{SHOP}/{_order_id(name)}/71", _drift, TAKEN, "item"),
@@ -233,6 +245,11 @@ def _of_the_others(unique: str) -> list[Row]:
         Row(
             "stock.listings", "more listings than a key can have (1 001)", "ValidationError", key,
             encoded(_listings(listing), listings=[_listing()] * 1_001),
+        ),
+        Row("stock.listing-changes", "null value", "Rejected", key, None),
+        Row(
+            "stock.listing-changes", "item as text", "ValidationError", key,
+            encoded(_listing_change(listing), listing={**_listing(), "item": "tee"}),
         ),
         Row("shopify.orders", "null value", "Rejected", f"{SHOP}/{_order_id(order)}", None),
         Row(

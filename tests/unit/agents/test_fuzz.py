@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from support.bad_records import GOOD
 
 from agents.comparison import Limits, small
+from agents.listing_changes import decode_change
 from agents.orders import decode_envelope, united
 from agents.reconcile import decode_drift
 from agents.shopify import decode_correction, decode_target
@@ -32,6 +33,7 @@ from app.records import (
     Drift,
     Envelope,
     LevelRead,
+    ListingChange,
     Listings,
     Movement,
     StockRecord,
@@ -40,7 +42,8 @@ from app.records import (
 )
 from connectors.shopify.webhooks import Body, accept, read_headers
 from tables import drift, edits, pushes, stock
-from tables.listings import ListingDirectory
+from tables.catalog import merge
+from tables.listings import ListingDirectory, ListingIndex
 from tables.orders import evaluate
 
 REFUSALS = (Rejected, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
@@ -134,6 +137,14 @@ def listings(value: bytes, head: list[tuple[str, bytes]]) -> None:
     stock.targets("a@b", opened, stock.set_listings(opened, told, now=NOW))
 
 
+def listing_change(value: bytes, head: list[tuple[str, bytes]]) -> None:
+    check_schema(head, ListingChange)
+    told = decode_change(value)
+    index = ListingIndex()
+    index.put(told.key, Listings(sku=told.sku, location=told.location, listings=merge([], told)))
+    msgspec.json.encode(index.newest(told.key, None))
+
+
 def webhook(value: bytes, head: list[tuple[str, bytes]]) -> None:
     check_schema(head, Envelope)
     record = united(None, decode_envelope(value))
@@ -184,6 +195,7 @@ def delivery(value: bytes, head: list[tuple[str, bytes]]) -> None:
 DECODERS: dict[str, tuple[Callable[[bytes, list[tuple[str, bytes]]], None], dict[str, Any]]] = {
     "movements": (movement, good("stock.movements")),
     "listings": (listings, good("stock.listings")),
+    "listing changes": (listing_change, good("stock.listing-changes")),
     "orders": (webhook, good("shopify.orders")),
     "targets": (target, good("shopify.targets")),
     "differences": (difference, good("shopify.drift")),
