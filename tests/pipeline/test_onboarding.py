@@ -19,6 +19,7 @@ from app.kafka_tools import all_listings, levels, read_topic, send_listing_chang
 from app.records import DeadLetter, StockRecord
 from app.settings import Settings, load_settings
 from app.shops import Shop, load_shops
+from tables.pushes import PushState
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="module")]
 
@@ -124,6 +125,8 @@ async def test_adopted_stock_with_open_orders_ends_right(running: Running) -> No
     assert (await running.record("TEE@main")).opened_at is None
     await opening.carry_out(running.settings, plan)
     await until(lambda: running.agrees(NORTH, TEE, "TEE@main"), "the shop's stock is ours")
+    # What ships before the writer has read a listing, and is told afterwards, is for reconcile (decision 7).
+    await until(lambda: _read_by_writer(running.settings, key_of(NORTH, TEE)), "the writer knows the listing")
     await running.admin.act("fulfil", shop=NORTH, order=fulfilled)
     await running.admin.act("cancel", shop=NORTH, order=cancelled, restock=True)
     line = orders[2]["line_items"][0]["id"]
@@ -219,6 +222,16 @@ async def _available(running: Running, domain: str, item: int, units: int) -> bo
 async def _pushed(running: Running, domain: str) -> list[Any]:
     entries = (await running.admin.see("log"))["entries"]
     return [one for one in entries if one["kind"] == "pushed" and one["shop"] == domain]
+
+
+async def _read_by_writer(settings: Settings, listing: str) -> bool:
+    """Whether the writer has read what a listing shows."""
+    newest: PushState | None = None
+    async for records in read_topic(settings, "skustream.shopify.pushes"):
+        for record in records:
+            if record.key == listing.encode() and record.value is not None:
+                newest = msgspec.json.decode(record.value, type=PushState)
+    return newest is not None and newest.offset is not None
 
 
 async def _dead_letter(settings: Settings, text: str) -> bool:
