@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.bad_records import GOOD
 
 from agents.comparison import Limits, small
-from agents.listing_changes import decode_change
+from agents.listing_changes import decode_change as decode_listing_change
 from agents.orders import decode_envelope, united
 from agents.reconcile import decode_drift
 from agents.shopify import decode_correction, decode_target
@@ -139,7 +139,7 @@ def listings(value: bytes, head: list[tuple[str, bytes]]) -> None:
 
 def listing_change(value: bytes, head: list[tuple[str, bytes]]) -> None:
     check_schema(head, ListingChange)
-    told = decode_change(value)
+    told = decode_listing_change(value)
     index = ListingIndex()
     index.put(told.key, Listings(sku=told.sku, location=told.location, listings=merge([], told)))
     msgspec.json.encode(index.newest(told.key, None))
