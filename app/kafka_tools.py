@@ -17,6 +17,7 @@ from msgspec import Struct
 from app.errors import Misconfigured
 from app.exactly_once.partitioner import partition_of
 from app.records import (
+    Control,
     Correction,
     Drift,
     Envelope,
@@ -142,6 +143,11 @@ async def send_corrections(settings: Settings, corrections: Iterable[Correction]
     """Ask the writer for corrections."""
     records = ((one.key, one, one.correlation_id) for one in corrections)
     await _send(settings, "shopify.corrections", records, route=shop_of_listing)
+
+
+async def send_controls(settings: Settings, controls: Iterable[Control]) -> None:
+    """Ask the writer to pause a shop or to try it again."""
+    await _send(settings, "shopify.controls", ((one.shop, one, "") for one in controls))
 
 
 async def known_drift(settings: Settings, shop: str) -> dict[str, Drift]:

@@ -13,8 +13,10 @@ import click
 import msgspec
 
 from app.errors import Misconfigured, UnknownShop
-from app.kafka_tools import send_orders
+from app.kafka_tools import send_controls, send_orders
+from app.records import Control
 from app.settings import Settings
+from app.shadow import shadow_report
 from app.shop_check import Finding, check_shop
 from app.shops import Shop, load_shops, read_entries, shop_of
 from app.shops_file import merged, put_entry
@@ -124,6 +126,45 @@ def shop_add(
         _require_sound(one)
     put_entry(path, domain, entry)
     click.echo(f"{domain} is {'changed' if known else 'added'} in {path}")
+
+
+@shop.command("resume")
+@click.argument("domain")
+@click.pass_obj
+def shop_resume(settings: Settings, domain: str) -> None:
+    """Have the writer try a paused shop at once, instead of at its next probe.
+
+    A shop is paused when it does not let us in (401, 402, 403, 404, 423), when it refuses whole calls, and
+    when our app was removed. Its work is kept, and goes on when a call works.
+    """
+    [one] = chosen(settings, [domain])
+    control = Control(shop=one.domain, action="resume", requested_at=datetime.now(UTC))
+    asyncio.run(send_controls(settings, [control]))
+    click.echo(f"{one.domain} is tried again")
+
+
+@shop.command("shadow-report")
+@click.argument("domain")
+@as_json
+@click.pass_obj
+def shop_shadow_report(settings: Settings, domain: str, as_json: bool) -> None:
+    """Compare what a shop in shadow mode should show with what it shows. Exit 1 when a listing differs."""
+    [one] = chosen(settings, [domain])
+    if not one.shadow and not one.shadow_locations:
+        raise Misconfigured(
+            f"{settings.shops_file}: shop {one.domain}: neither shadow nor shadow_locations is set"
+        )
+    rows = asyncio.run(shadow_report(settings, one))
+    differing = [row for row in rows if not row.agrees]
+    if as_json:
+        click.echo(msgspec.json.encode(rows))
+    else:
+        for row in differing:
+            shows = "no such item" if row.shows is None else f"shows {row.shows}"
+            told = f"{shows}, wanted {row.wanted}, would add {row.would_add:+}"
+            click.echo(f"{row.sku}@{row.location} {row.listing}: {told}")
+        click.echo(f"{len(rows)} listings in shadow mode, {len(differing)} differ")
+    sys.exit(bool(differing))
 
 
 @click.group("orders")

@@ -20,6 +20,7 @@ from benchmarks import latency as latency_bench
 from benchmarks import receiver as receiver_bench
 from benchmarks import reconcile as reconcile_bench
 from benchmarks import restore as restore_bench
+from benchmarks import writer as writer_bench
 
 Facts = dict[str, float]
 
@@ -113,6 +114,16 @@ def reconcile(listings: int, each: int, directory: Path | None, as_json: bool) -
     _measured(
         directory, as_json, lambda place, bars: reconcile_bench.measure(place, listings, each, bars.bar)
     )
+
+
+@bench.command("writer")
+@click.option("--listings", type=click.IntRange(1_000), default=50_000, show_default=True)
+@keep
+@as_json
+def writer(listings: int, directory: Path | None, as_json: bool) -> None:
+    """A backlog of listings in a simulated shop of 1 000 points a second: how much of the bucket is used,
+    and how soon listings that reach or leave zero are written meanwhile."""
+    _measured(directory, as_json, lambda place, bars: writer_bench.measure(place, listings, bars.bar))
 
 
 @bench.command("failover")

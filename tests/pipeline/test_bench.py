@@ -19,6 +19,7 @@ MEASUREMENTS = {
     "receiver": (["--requests", "3000"], "ratio_bare_aiohttp"),
     "latency": (["--rate", "50", "--seconds", "5"], "other_shop_ms_p99"),
     "reconcile": (["--listings", "2000"], "differences_found"),
+    "writer": (["--listings", "20000"], "backlog_listings_per_s"),
     "failover": (["--records", "20000"], "killed_with_standby_silence_s"),
 }
 

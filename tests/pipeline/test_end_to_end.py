@@ -47,7 +47,8 @@ from tables.chain import Kind
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="module")]
 LIMIT_S = 60.0
 BROKER_AWAY_S = float(os.environ.get("TEST_BROKER_AWAY_S", "8"))
-SKUS, OPENING = 12, 50
+SKUS, OPENING = 13, 50
+WEBHOOK_HELD_S = 8.0
 NORTH, SOUTH = DOMAINS
 
 
@@ -264,6 +265,39 @@ async def test_a_writer_killed_before_it_hears_the_answer_writes_once(running: R
     await running.quiet()
     assert len(await running.log("pushed", item=south.item, delta=-5)) == 1
     assert await running.shows(south) == OPENING - 5
+
+
+async def test_what_was_sold_and_not_heard_of_yet_is_not_overwritten(running: Running) -> None:
+    """10 in stock, 3 sold with the webhook still on its way, 5 received: 12, and 12 when it has come."""
+    key = running.key()
+    north, south = key.listings
+    await send_movements(running.stack.settings, [_counted(key, 10)])
+    await until(lambda: _is(running.shows(north), 10), "10 in stock")
+    await running.quiet()
+    await running.admin.act("faults", late_probability=1.0, late_s=WEBHOOK_HELD_S)
+    try:
+        await running.sell(key, 3)
+        await send_movements(running.stack.settings, [_received(key, 5)])
+        await until(lambda: _is(running.shows(north), 12), "the receipt is added to what is left")
+        assert (await running.level(key)).committed == 0, "nobody has told us of the sale"
+        assert await running.shows(south) == 15
+    finally:
+        await running.admin.act("faults")
+    await until(lambda: _is(running.shows(south), 12), "the sale is heard of")
+    await running.quiet()
+    assert await running.shows(north) == 12
+    assert [push["delta"] for push in await running.log("pushed", item=north.item)][-1] == 5
+
+
+def _counted(key: Key, quantity: int) -> Movement:
+    now = datetime.now(UTC)
+    return _received(key, quantity, kind=MovementKind.COUNTED, occurred_at=now, as_of=now, id=f"count:{now}")
+
+
+def _received(key: Key, quantity: int, **fields: Any) -> Movement:
+    now = datetime.now(UTC)
+    told = {"id": f"receipt:{now}", "kind": MovementKind.RECEIVED, "occurred_at": now, "source": "wms:test"}
+    return Movement(sku=key.sku, location=key.location, quantity=quantity, **{**told, **fields})  # type: ignore[arg-type]
 
 
 async def test_a_cancelled_order_without_refund_lines_is_read(running: Running) -> None:

@@ -256,6 +256,7 @@ class Admin:
             "log": self.log,
             "subscriptions": self.subscriptions,
             "pending": self.pending,
+            "buckets": self.buckets,
             "healthz": self.healthz,
         }
         return [
@@ -444,6 +445,22 @@ class Admin:
                 "webhooks": as_facts(waiting[:MAX_SHOWN]),
             }
         )
+
+    async def buckets(self, request: web.Request) -> web.Response:
+        """The cost bucket of each shop, in points; ``spent`` is since the shop has this plan."""
+        rows = []
+        for domain, shop in self._world.shops.items():
+            bucket = self._api.bucket(shop)
+            rows.append(
+                {
+                    "shop": domain,
+                    "available": bucket.available,
+                    "capacity": bucket.capacity,
+                    "restore_rate": bucket.restore_rate,
+                    "spent": bucket.spent,
+                }
+            )
+        return _json({"buckets": rows})
 
     async def healthz(self, request: web.Request) -> web.Response:
         """It runs."""

@@ -46,6 +46,7 @@ class Bucket:
     ) -> None:
         self.capacity = capacity
         self.restore_rate = restore_rate  # points a second
+        self.spent = 0.0  # points, since it was made
         self._monotonic = monotonic
         self._level = capacity
         self._at = monotonic()
@@ -61,6 +62,7 @@ class Bucket:
     def take(self, points: float) -> None:
         """Pay."""
         self._level = max(0.0, self.available - points)
+        self.spent += points
 
     def extension(self, requested: int, actual: int | None) -> dict[str, Any]:
         """The ``extensions.cost`` of an answer; ``actual`` is null when nothing ran."""
