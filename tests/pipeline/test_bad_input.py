@@ -30,13 +30,15 @@ pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="module")]
 ROOT = Path(__file__).parents[2]
 TABLE = bad_records.rows(uuid.uuid4().hex[:6])
 UP_LIMIT_S, TAKEN_LIMIT_S = 90.0, 90.0
-ROUTED_BY_SHOP = frozenset({"shopify.targets", "shopify.drift"})
+ROUTED_BY_SHOP = frozenset({"shopify.targets", "shopify.drift", "shopify.corrections", "shopify.controls"})
 SERVICE_OF = {
     "stock.movements": "stock",
     "stock.listings": "stock",
     "stock.listing-changes": "reconcile",
     "shopify.orders": "orders",
     "shopify.targets": "shopify",
+    "shopify.corrections": "shopify",
+    "shopify.controls": "shopify",
     "shopify.drift": "reconcile",
 }
 

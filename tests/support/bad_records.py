@@ -117,6 +117,15 @@ def _drift(name: str) -> dict[str, Any]:
     return {"shop": SHOP, "item": _order_id(name), "location_id": 71, **told}
 
 
+def _correction(name: str) -> dict[str, Any]:
+    told = {"id": f"bad-{name}", "action": "reread", "expires_at": "2100-11-02T09:15:03Z"}
+    return {"shop": SHOP, "item": _order_id(name), "location_id": 71, **told}
+
+
+def _control(shop: str = SHOP) -> dict[str, Any]:
+    return {"shop": shop, "action": "resume", "requested_at": "2026-11-02T09:15:03Z"}
+
+
 GOOD = (
     Good("stock.movements", "movement/1", lambda name: f"{_sku(name)}@main", _movement, APPLIED, "id"),
     Good("stock.listings", "listings/1", lambda name: f"{_sku(name)}@main", _listings, TAKEN, "sku"),
@@ -131,7 +140,11 @@ GOOD = (
     Good("shopify.orders", "webhook/1", lambda name: f"{SHOP}/{_order_id(name)}", _order, TAKEN, "shop"),
     Good("shopify.targets", "target/1", lambda name: f"{SHOP}/{_order_id(name)}/71", _target, TAKEN, "item"),
     Good("shopify.drift", "drift/1", lambda name: f"{SHOP}/{_order_id(name)}/71", _drift, TAKEN, "item"),
-)
+    Good(
+        "shopify.corrections", "correction/1", lambda name: f"{SHOP}/{_order_id(name)}/71", _correction,
+        TAKEN, "item",
+    ),
+)  # fmt: skip
 
 
 def rows(unique: str) -> list[Row]:
@@ -273,6 +286,20 @@ def _of_the_others(unique: str) -> list[Row]:
             "shopify.targets", "fractional wanted", "ValidationError", f"{SHOP}/{_order_id(target)}/71",
             encoded(_target(target), wanted=1.5),
         ),
+        Row("shopify.corrections", "null value", "Rejected", f"{SHOP}/1/71", None),
+        Row(
+            "shopify.corrections", "unknown shop", "Rejected", f"{nobody}/{_order_id(target)}/71",
+            encoded(_correction(target), shop=nobody),
+        ),
+        Row(
+            "shopify.corrections", "unknown action", "ValidationError", f"{SHOP}/{_order_id(target)}/71",
+            encoded(_correction(target), action="magic"),
+        ),
+        Row("shopify.controls", "null value", "Rejected", SHOP, None),
+        Row("shopify.controls", "unknown shop", "Rejected", nobody, json.encode(_control(nobody))),
+        Row("shopify.controls", "key and body disagree", "Rejected", nobody, json.encode(_control())),
+        Row("shopify.controls", "unknown action", "ValidationError", SHOP, encoded(_control(), action="x")),
+        Row("shopify.controls", "asked twice", TAKEN, SHOP, json.encode(_control())),
         Row("shopify.drift", "null value", "Rejected", f"{SHOP}/{_order_id(drift)}/71", None),
         Row(
             "shopify.drift", "unknown class", "ValidationError", f"{SHOP}/{_order_id(drift)}/71",
