@@ -75,7 +75,8 @@ def take_level(state: PushState, change: LevelChange, now_ms: int) -> PushState:
         return state
     if explains(state, change.available):
         return state if known is None else replace(state, noticed=None)
-    told = Noticed(available=change.available, updated_at=change.updated_at, since_ms=now_ms)
+    since_ms = now_ms if known is None else known.since_ms
+    told = Noticed(available=change.available, updated_at=change.updated_at, since_ms=since_ms)
     return replace(state, noticed=told)
 
 

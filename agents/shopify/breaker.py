@@ -41,6 +41,7 @@ class Breaker:
     def __init__(self, shop: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.shop = shop
         self.reason = ""  # why it is paused
+        self._held = False  # paused on purpose: an answer that was under way does not open it
         self._monotonic = monotonic
         self._failures = 0
         self._open_s = OPEN_S
@@ -76,6 +77,8 @@ class Breaker:
 
     def succeeded(self) -> bool:
         """The shop answered; returns whether it had been paused."""
+        if self._held:
+            return False
         resumed = self._shut is State.PAUSED
         self._failures, self._open_s, self.reason = 0, OPEN_S, ""
         if self.state is not State.CLOSED:
@@ -106,11 +109,13 @@ class Breaker:
         """The shop does not let us in; returns whether that is news. Without ``probe`` it is never tried."""
         news = self._shut is not State.PAUSED
         self.reason = reason
-        self._open(State.PAUSED, PAUSED_S if probe else float("inf"))
+        self._held = self._held or not probe
+        self._open(State.PAUSED, float("inf") if self._held else PAUSED_S)
         return news
 
     def probe_now(self) -> None:
         """Let a probe go without waiting any longer: an operator says that the cause is gone."""
+        self._held = False
         if self.state is not State.CLOSED:
             self._until = 0.0
             self._changed.set()

@@ -139,7 +139,8 @@ class Pump:
     def _look(self, listing: str) -> None:
         self._looks.discard(listing)
         self.due.add(listing)
-        self._again(listing)
+        if listing not in self._busy:  # else it is looked at when that is over
+            self._again(listing)
 
     def _again(self, listing: str) -> None:
         """Look at a listing again, whatever it needs."""
@@ -350,6 +351,11 @@ class Pump:
             await self._lane.submit(partial(self._writer.resume, shop=self.shop))
             metrics.PAUSED.labels(self.shop).set(0)
             log.info("the shop lets us in again; its work goes on", shop=self.shop)
+
+    def resume(self) -> None:
+        """Try a paused shop at once."""
+        self.breaker.probe_now()
+        self._wake.set()
 
     def hold(self, reason: str, *, asked: bool = False) -> None:
         """The table says that the shop is paused; when that was ``asked`` for, it is not tried."""

@@ -395,7 +395,7 @@ class Writer:
 
     def _resume(self, lane: Lane, shop: str) -> None:
         if lane in self._pumps:
-            self._pump(lane, shop).breaker.probe_now()
+            self._pump(lane, shop).resume()
 
     def _hold(self, lane: Lane, shop: str, reason: str) -> None:
         if lane in self._pumps:

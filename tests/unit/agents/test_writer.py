@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -30,7 +31,7 @@ from app.records import (
     encode,
 )
 from app.shops import Shop
-from connectors.shopify.client import UserFault
+from connectors.shopify.client import CallRefused, UserFault
 from connectors.shopify.simulator.graphql import load_schema
 from tables import pushes
 from tables.pushes import Entry, PushState
@@ -241,6 +242,7 @@ async def test_a_shop_that_was_paused_on_purpose_is_left_alone_until_it_is_resum
         writer.control(Control(shop=DOMAIN, action="pause", requested_at=datetime.now(UTC), reason="moving"))
         writer.take(target(TEE, 4))
         assert writer.pump.breaker.wait_s == float("inf")
+        await asyncio.sleep(0)  # the pump sees that there is nothing to be done
         writer.control(Control(shop=DOMAIN, action="resume", requested_at=datetime.now(UTC)))
         await settled(writer, TEE)
     assert await shop.available(TEE) == 4
@@ -259,6 +261,17 @@ async def test_calls_that_are_refused_as_a_whole_stop_the_shop(
         await writer.until(lambda: writer.pump.breaker.state is State.PAUSED, "three defects in a row")
         assert "refused as a whole" in writer.pump.breaker.reason
         assert await shop.pushes() == [entry for entry in await shop.pushes() if entry["delta"] == -5]
+
+
+async def test_a_write_that_costs_too_much_is_halved() -> None:
+    writer = Bench(SOMEWHERE)
+    writer.lane.open()
+    states = [pushes.take_read(PushState(target=target(item, 4)), LevelRead(), 0) for item in range(100)]
+    intent = intents.adjusting(DOMAIN, pushes.entries_of(states), 0)
+    answer = await writer.pump._refused(intent, CallRefused("too much", {pump.TOO_COSTLY}))
+    assert answer.again
+    assert writer.pump.entries_limit == 50
+    await writer.lane.close()
 
 
 async def test_a_shop_that_is_away_is_left_alone_and_tried_again(
