@@ -11,7 +11,7 @@ Why the order of deltas does not matter: ``inventoryAdjustQuantities`` adds (sho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -341,10 +341,3 @@ def push_of(entry: Entry, intent: str, result: PushResult, *, at: datetime, erro
         updated_at=at,
         correlation_id=entry.correlation_id,
     )
-
-
-def blamed(entries: Sequence[Entry], indexes: Iterable[int | None]) -> set[int]:
-    """The entries that a refused call names; the only entry of a call is always to blame."""
-    if len(entries) == 1:
-        return {0}
-    return {index for index in indexes if index is not None and index < len(entries)}

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from typing import NamedTuple
+
+EXPIRED, REFUSED, TOO_COSTLY = "INTENT_EXPIRED", "CALL_REFUSED", "MAX_COST_EXCEEDED"
+"""Codes of what is no entry of ``userErrors``: the intent was too old to be sent (again), the call was refused
+as a whole, or it asks for more points than a call may cost (this one is Shopify's own).
+"""
 
 
 class Reaction(StrEnum):
@@ -46,13 +52,51 @@ REACTIONS = {
     "INVALID_INVENTORY_ITEM": Reaction.SPLIT,
     "INVALID_LOCATION": Reaction.SPLIT,
     "NON_MUTABLE_INVENTORY_ITEM": Reaction.SPLIT,
+    EXPIRED: Reaction.DOUBT,
+    REFUSED: Reaction.HOLD,
+    TOO_COSTLY: Reaction.NEW_KEY,
 }
 """Shopify's codes (facts 2.6 and its appendix). One that is not here is SPLIT."""
 
 _ORDER = list(Reaction)
+_BLAMING = frozenset({Reaction.HOLD, Reaction.ACTIVATE, Reaction.SPLIT})
+"""Those that are about single entries."""
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with a call, and the entry that it names."""
+
+    entry: int | None
+    code: str | None
+    message: str
+
+
+class Verdict(NamedTuple):
+    """What follows for one entry of a call that was not carried out."""
+
+    reaction: Reaction | None  # None: it is not to blame, and goes again
+    error: str = ""
+    alone: bool = False  # nobody knows who is to blame: it goes by itself
 
 
 def reaction_to(codes: Iterable[str | None]) -> Reaction:
     """The reaction to an answer with these codes."""
     found = {REACTIONS.get(code or "", Reaction.SPLIT) for code in codes}
     return min(found, key=_ORDER.index)
+
+
+def verdicts(faults: Sequence[Fault], entries: int) -> list[Verdict]:
+    """What follows for each of a call's entries; the only entry of a call is always to blame."""
+    reaction = reaction_to(fault.code for fault in faults)
+    error = "; ".join(f"{fault.code}: {fault.message}" for fault in faults)
+    if reaction not in _BLAMING or entries == 1:
+        return [Verdict(reaction, error)] * entries
+    named = {fault.entry for fault in faults if fault.entry is not None and fault.entry < entries}
+    if not named:
+        return [Verdict(None, alone=True)] * entries
+    return [
+        verdicts([fault for fault in faults if fault.entry == index], 1)[0]
+        if index in named
+        else Verdict(None)
+        for index in range(entries)
+    ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from connectors.shopify.budget import Reservation
-from connectors.shopify.client import LEVELS_A_READ, UserFault
+from connectors.shopify.client import LEVELS_A_READ
 from tables.pushes import Intent, Need, PushState
 
 ADJUST, SET, LEVELS, ACTIVATE = "Adjust", "Set", "Levels", "Activate"
@@ -47,15 +47,6 @@ class Activate(Struct, frozen=True, kw_only=True, eq=False):
 
 
 Work = Send | Read | Activate
-
-
-class Answer(NamedTuple):
-    """What became of a write: no faults and nothing else is success."""
-
-    faults: Sequence[UserFault] = ()
-    expired: str = ""  # nobody can tell any more
-    refused: str = ""  # the call as a whole was refused, nothing was carried out
-    again: str = ""  # nothing was carried out and nobody is to blame
 
 
 class Batch(Struct, frozen=True, kw_only=True, eq=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,15 +13,15 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from agents.shopify import intents, metrics
 from agents.shopify.breaker import Breaker, State
-from agents.shopify.plan import ACTIVATE, ADJUST, LEVELS, SET, Activate, Answer, Read, Send, Work
+from agents.shopify.plan import ACTIVATE, ADJUST, LEVELS, SET, Activate, Read, Send, Work
 from app.errors import OutcomeUnknown, Retry
 from app.exactly_once import App, Lane
 from connectors.shopify.budget import FIRST_COST, Reservation
 from connectors.shopify.client import CallRefused, ShopClient, ShopUnavailable, Throttled, UserFault
-from tables import pushes
+from tables import pushes, reactions
 from tables.edits import FIRST_LOOK_S
 from tables.pushes import Intent, Need, PushState
-from tables.reactions import Reaction, reaction_to
+from tables.reactions import TOO_COSTLY, Reaction, reaction_to
 
 if TYPE_CHECKING:
     from agents.shopify.writer import Writer
@@ -39,7 +39,6 @@ SCAN_CALLS = 4
 DEFECT_LIMIT = 3
 """Calls refused as a whole, in a row, after which the shop is paused: the code or its data is defective."""
 PUT_OFF_S = (1.0, 2.0, 4.0, 8.0)
-TOO_COSTLY = "MAX_COST_EXCEEDED"
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +66,8 @@ class Pump:
         self._short = {True: FIRST_COST, False: FIRST_COST}  # points that the next call needs, by urgency
         self._busy: set[str] = set()  # being read or activated, or put off
         self._looks: set[str] = set()  # listings with a look to come
-        self._not_executed = self._defects = 0  # in a row
+        self.not_executed = 0  # calls of which the shop carried out nothing, in a row
+        self._defects = 0  # calls that were refused as a whole, in a row
         self._wake = asyncio.Event()
         self._waiting_gauge = metrics.WAITING.labels(shop)
         self._task = app.background(self._run(), f"pump {shop}")
@@ -148,11 +148,6 @@ class Pump:
         if listing not in self.urgent:
             self.waiting.setdefault(listing)
         self._wake.set()
-
-    def not_executed(self, listings: Iterable[str]) -> None:
-        """The shop took nothing of a call, and nobody is to blame."""
-        self._not_executed += 1
-        self.put_off(listings, self._not_executed)
 
     # -- what may be called ----------------------------------------------------------------------
 
@@ -245,15 +240,26 @@ class Pump:
         """
         try:
             with metrics.CALLS.labels(self.shop).time():
-                answer = Answer(faults=await self._sent(intent, reserved))
+                faults = await self._sent(intent, reserved)
             self._defects = 0
         except Expired as error:
-            answer = Answer(expired=str(error))
+            faults = [UserFault(code=reactions.EXPIRED, message=str(error))]
         except CallRefused as error:
-            answer = await self._refused(intent, error)
-        if not answer.faults:
-            self._not_executed = 0
-        await self._lane.submit(partial(self._writer.settle, pump=self, intent=intent, answer=answer))
+            faults = [await self._refused(intent, error)]
+        self._note(intent, faults)
+        await self._lane.submit(partial(self._writer.settle, pump=self, intent=intent, faults=faults))
+
+    def _note(self, intent: Intent, faults: Sequence[UserFault]) -> None:
+        """Count what the shop did not carry out, and tell of keys that stood for another body."""
+        reaction = reaction_to(fault.code for fault in faults) if faults else None
+        self.not_executed = self.not_executed + 1 if reaction is Reaction.NEW_KEY else 0
+        if reaction is Reaction.DOUBT:
+            log.error(
+                "nobody can tell what became of a write; its listings are read",
+                shop=self.shop,
+                intent=intent.key,
+                error=faults[0].message,
+            )
 
     async def _sent(self, intent: Intent, reserved: Reservation | None) -> list[UserFault]:
         kind = ADJUST if intent.kind == "adjust" else SET
@@ -373,18 +379,18 @@ class Pump:
                 reason=reason,
             )
 
-    async def _refused(self, intent: Intent, error: CallRefused) -> Answer:
+    async def _refused(self, intent: Intent, error: CallRefused) -> UserFault:
         """A call was refused as a whole: it is too costly, or it is wrong."""
         if TOO_COSTLY in error.codes and len(intent.entries) > 1:
             self.entries_limit = max(1, len(intent.entries) // 2)
             log.warning("a write costs more than a call may", shop=self.shop, entries=len(intent.entries))
-            return Answer(again=str(error))
+            return UserFault(code=TOO_COSTLY, message=str(error))
         self._defects += 1
         metrics.DEFECTS.labels(self.shop).inc()
         log.error("a call was refused as a whole: a defect", shop=self.shop, error=str(error))
         if self._defects >= DEFECT_LIMIT:
             await self._pause(f"{self._defects} calls in a row were refused as a whole: {error}")
-        return Answer(refused=str(error))
+        return UserFault(code=reactions.REFUSED, message=str(error))
 
     def _retrying(self) -> AsyncRetrying:
         return AsyncRetrying(

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from agents.shopify import intents, metrics
 from agents.shopify.levels import Levels
-from agents.shopify.plan import Activate, Answer, Plan, Read, Work
+from agents.shopify.plan import Activate, Plan, Read, Work
 from agents.shopify.pump import Pump
 from app.errors import Rejected
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
@@ -34,7 +34,7 @@ from app.records import (
 from connectors.shopify.client import ShopClients, UserFault
 from tables import edits, pushes
 from tables.pushes import Entry, Intent, Need, PushState
-from tables.reactions import Reaction, reaction_to
+from tables.reactions import Fault, Reaction, Verdict, verdicts
 
 log = structlog.get_logger(__name__)
 
@@ -258,54 +258,46 @@ class Writer:
             state = replace(pushes.forget(state), intent=state.intent, inactive=False)
         self.put(transaction, state)
 
-    def settle(self, transaction: Transaction, pump: Pump, intent: Intent, answer: Answer) -> None:
-        """Take the answer of a call; the intent is done with."""
-        settled = self._settled(transaction, pump, intent, answer)
-        for entry in intent.entries:
-            state, result, error = settled(entry)
+    def settle(
+        self, transaction: Transaction, pump: Pump, intent: Intent, faults: Sequence[UserFault]
+    ) -> None:
+        """Take the answer of a call, no faults being success; the intent is done with."""
+        told = [Fault(fault.index, fault.code, fault.message) for fault in faults]
+        judged = verdicts(told, len(intent.entries)) if told else [None] * len(intent.entries)
+        for entry, verdict in zip(intent.entries, judged, strict=True):
+            state = transaction.get(self.pushes, entry.listing.encode())
+            assert state is not None, "an intent is only made of known listings"
+            state, result = self._settled(transaction, pump, state, entry, intent, verdict)
             self.put(transaction, edits.explained_now(state))
-            self._tell(transaction, entry, intent.key, result, error)
+            self._tell(transaction, entry, intent.key, result, verdict.error if verdict else "")
         transaction.delete(self.intents, intents.intent_key(intent))
 
     def _settled(
-        self, transaction: Transaction, pump: Pump, intent: Intent, answer: Answer
-    ) -> Callable[[Entry], tuple[PushState, PushResult, str]]:
-        """What becomes of each entry; see ``tables.reactions``."""
-        names = {fault.index: f"{fault.code}: {fault.message}" for fault in answer.faults}
-        told = "; ".join(names.values()) or answer.expired or answer.refused or answer.again
-        reaction = reaction_to(fault.code for fault in answer.faults) if answer.faults else None
-        if answer.expired:
-            reaction = Reaction.DOUBT
-        elif answer.refused or answer.again:
-            reaction = Reaction.HOLD if answer.refused else Reaction.NEW_KEY
-        blamed = pushes.blamed(intent.entries, names) if reaction in _BLAMING else set()
-        listings = [entry.listing for entry in intent.entries]
-        if reaction is Reaction.DOUBT and not answer.expired:
-            log.error("a key stood for another body: a defect", intent=intent.key, error=told)
-        if reaction is Reaction.NEW_KEY:
-            pump.not_executed(listings)
-
-        def settled(entry: Entry) -> tuple[PushState, PushResult, str]:
-            state = transaction.get(self.pushes, entry.listing.encode())
-            assert state is not None, "an intent is only made of known listings"
-            if reaction is None:
-                return pushes.acknowledge(state, entry), PushResult.ACKNOWLEDGED, ""
-            if reaction is Reaction.DOUBT:
-                return pushes.doubt(state, entry, intent), PushResult.EXPIRED, told
-            if reaction is Reaction.READ:
-                return pushes.forget(state), PushResult.STALE, told
-            if reaction is Reaction.NEW_KEY:
-                return pushes.release(state, alone=False), PushResult.NOT_EXECUTED, told
-            index = listings.index(entry.listing)
-            if index not in blamed:
-                return pushes.release(state, alone=not blamed), PushResult.SPLIT, ""
-            error = names.get(index, told)
-            if reaction is Reaction.ACTIVATE:
+        self,
+        transaction: Transaction,
+        pump: Pump,
+        state: PushState,
+        entry: Entry,
+        intent: Intent,
+        verdict: Verdict | None,
+    ) -> tuple[PushState, PushResult]:
+        """What becomes of a listing; no verdict is success. See ``tables.reactions``."""
+        if verdict is None:
+            return pushes.acknowledge(state, entry), PushResult.ACKNOWLEDGED
+        match verdict.reaction:
+            case None:
+                return pushes.release(state, alone=verdict.alone), PushResult.SPLIT
+            case Reaction.DOUBT:
+                return pushes.doubt(state, entry, intent), PushResult.EXPIRED
+            case Reaction.READ:
+                return pushes.forget(state), PushResult.STALE
+            case Reaction.NEW_KEY | Reaction.SAME_KEY:
+                pump.put_off([entry.listing], pump.not_executed)
+                return pushes.release(state, alone=False), PushResult.NOT_EXECUTED
+            case Reaction.ACTIVATE:
                 state = replace(state, inactive=True)
-            limit = 1 if reaction is Reaction.HOLD else self._max_refusals
-            return self._refuse(transaction, pump, state, error, limit), PushResult.REFUSED, error
-
-        return settled
+        limit = 1 if verdict.reaction is Reaction.HOLD else self._max_refusals
+        return self._refuse(transaction, pump, state, verdict.error, limit), PushResult.REFUSED
 
     def _refuse(
         self, transaction: Transaction, pump: Pump, state: PushState, error: str, limit: int
@@ -432,9 +424,6 @@ class TargetRecord(msgspec.Struct, kw_only=True):
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]] = ()
-
-
-_BLAMING = frozenset({Reaction.SPLIT, Reaction.HOLD, Reaction.ACTIVATE})
 
 
 def _age(state: PushState) -> float:

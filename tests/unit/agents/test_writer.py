@@ -17,7 +17,6 @@ from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
 from agents.shopify import intents, pump
 from agents.shopify.breaker import FAILURES, State
-from agents.shopify.plan import Answer
 from app.records import (
     Control,
     Correction,
@@ -177,7 +176,7 @@ async def test_each_code_has_its_reaction(code: str) -> None:
     for one in (state, other):
         writer.lane.decide(lambda tx, one=one: writer.writer.put(tx, pushes.begin(one, intent)))
     faults = [UserFault(message="no", code=code, field=["input", "changes", "0", "delta"])]
-    writer.lane.decide(lambda tx: writer.writer.settle(tx, writer.pump, intent, Answer(faults=faults)))
+    writer.lane.decide(lambda tx: writer.writer.settle(tx, writer.pump, intent, faults))
     expected, result = AFTER[REACTIONS.get(code, Reaction.SPLIT)]
     assert became(writer.state(TEE)) == expected
     assert writer.told()[0].result is result
@@ -268,8 +267,8 @@ async def test_a_write_that_costs_too_much_is_halved() -> None:
     writer.lane.open()
     states = [pushes.take_read(PushState(target=target(item, 4)), LevelRead(), 0) for item in range(100)]
     intent = intents.adjusting(DOMAIN, pushes.entries_of(states), 0)
-    answer = await writer.pump._refused(intent, CallRefused("too much", {pump.TOO_COSTLY}))
-    assert answer.again
+    fault = await writer.pump._refused(intent, CallRefused("too much", {pump.TOO_COSTLY}))
+    assert REACTIONS[fault.code or ""] is Reaction.NEW_KEY
     assert writer.pump.entries_limit == 50
     await writer.lane.close()
 

@@ -107,14 +107,6 @@ def test_a_forgotten_write_is_read_again() -> None:
     assert pushes.need_of(state) is Need.READ
 
 
-@pytest.mark.parametrize(
-    ("entries", "indexes", "blamed"), [(1, [None], {0}), (3, [1, 7], {1}), (3, [None], set())]
-)
-def test_who_is_to_blame(entries: int, indexes: list[int | None], blamed: set[int]) -> None:
-    row = Entry(listing=LISTING, delta=1, wanted=1, version=1)
-    assert pushes.blamed([row] * entries, indexes) == blamed
-
-
 def test_the_public_record_of_a_push() -> None:
     entry = Entry(listing=LISTING, delta=5, wanted=5, version=1, occurred_at=BEGAN, correlation_id="event-1")
     push = pushes.push_of(entry, "k", PushResult.REFUSED, at=LATER, error="x")
