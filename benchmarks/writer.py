@@ -209,6 +209,7 @@ async def _drained(
                 raise Retry(f"{name}: {last.written} of {backlog.listings} written in {DRAIN_LIMIT_S:.0f} s")
             if crossing.done():
                 crossing.result()
+            _require_running(processes)
             await asyncio.sleep(LOOK_S)
     finally:
         crossing.cancel()
@@ -231,6 +232,12 @@ async def _drained(
         "writer_cpu_percent": round((cpu_s(processes[1]) - before[1]) / seconds * 100),
     }
     return {f"{name}_{fact}": value for fact, value in facts.items()}
+
+
+def _require_running(processes: Sequence[psutil.Process]) -> None:
+    ended = [process.pid for process in processes if process.status() == psutil.STATUS_ZOMBIE]
+    if ended:
+        raise Retry(f"a measured process ended (pid {ended[0]}); see its log in the directory")
 
 
 async def _cross(bootstrap: str, backlog: Backlog) -> None:

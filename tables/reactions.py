@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 EXPIRED, REFUSED, TOO_COSTLY = "INTENT_EXPIRED", "CALL_REFUSED", "MAX_COST_EXCEEDED"
-"""Codes of what is no entry of ``userErrors``: the intent was too old to be sent (again), the call was refused
-as a whole, or it asks for more points than a call may cost (this one is Shopify's own).
+"""Codes of what is no entry of ``userErrors``: the intent was too old to be sent (again), the call was
+refused as a whole, or it asks for more points than a call may cost (this one is Shopify's own).
 """
 
 

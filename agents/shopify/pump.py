@@ -170,7 +170,7 @@ class Pump:
     def _free(self, *, urgent: bool) -> int:
         if self.breaker.state is not State.CLOSED:
             return 1 if self._reserved == 0 and self.breaker.wait_s == 0 else 0
-        return CALLS_AT_ONCE - self._reserved - (0 if urgent else URGENT_CALLS)
+        return max(0, CALLS_AT_ONCE - self._reserved - (0 if urgent else URGENT_CALLS))
 
     async def _ready(self) -> None:
         """Wait until something waits that can be called for."""

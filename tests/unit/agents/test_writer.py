@@ -39,6 +39,10 @@ from tables.reactions import REACTIONS, Reaction
 pytestmark = pytest.mark.asyncio
 DOMAIN = "sim.myshopify.com"
 GHOST = 999
+PLENTY = {
+    "requestedQueryCost": 13,
+    "throttleStatus": {"maximumAvailable": 2000, "currentlyAvailable": 2000, "restoreRate": 100},
+}
 SOMEWHERE = Shop(
     domain=DOMAIN,
     api_url="http://127.0.0.1:9",
@@ -509,6 +513,21 @@ async def test_what_reaches_or_leaves_zero_goes_first_and_then_the_oldest() -> N
     writer.lane.decide(lambda tx: writer.writer.next_work(tx, writer.pump))
     [first] = [intent.entries for intent in writer.intents()]
     assert [entry.listing.split("/")[1] for entry in first] == ["102", "103"]
+    await writer.lane.close()
+
+
+async def test_with_every_place_taken_nothing_more_is_begun() -> None:
+    writer = Bench(SOMEWHERE)
+    writer.lane.open()
+    assert writer.pump.reserve("Adjust", 1, urgent=True) is not None
+    writer.clients.of(DOMAIN).budget.learn(PLENTY)
+    for _ in range(pump.CALLS_AT_ONCE):
+        writer.pump.reserve("Adjust", 1, urgent=True)
+    assert [writer.pump.scan_limit(urgent=urgent) for urgent in (True, False)] == [0, 0]
+    state = pushes.take_read(PushState(target=target(TEE, 0)), LevelRead(available=10), 0)
+    writer.lane.decide(lambda tx: writer.writer.put(tx, state))
+    assert writer.lane.decide(lambda tx: writer.writer.next_work(tx, writer.pump)) == []
+    assert writer.pump.urgent
     await writer.lane.close()
 
 
