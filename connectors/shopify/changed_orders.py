@@ -28,12 +28,12 @@ async def changed_orders(client: ShopClient, since: datetime) -> AsyncIterator[l
     Only when all of a page are of one instant, the cursor leads on.
 
     Raises:
-        Retry, Rejected: as ``ShopClient.call``.
+        Retry, Rejected: as ``ShopClient.read``.
     """
     after: str | None = None
     while True:
         wanted = {"query": f"updated_at:>='{_utc(since)}'", "first": PAGE, "after": after}
-        connection = (await client.call(documents.CHANGED_ORDERS, wanted))["orders"]
+        connection = (await client.read(documents.CHANGED_ORDERS, wanted))["orders"]
         page = [_notice(node) for node in connection["nodes"]]
         yield page
         if not page or not connection["pageInfo"]["hasNextPage"]:

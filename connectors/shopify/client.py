@@ -6,7 +6,7 @@ The meaning of errors follows shopify.dev: "Response codes", "API limits", "Impl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import aiohttp
@@ -40,6 +40,8 @@ from connectors.shopify.budget import Budget, Reservation
 CALL_LIMIT_S = 30.0
 """A call of 250 entries takes Shopify seconds; an answer after this is treated as lost."""
 PAGE = 100
+THROTTLED_TRIES = 10
+"""Of a read: each waits at least a second, so a bucket of 1000 points fills meanwhile, whoever else calls."""
 LEVELS_A_READ = 100
 """Items of one read: its cost stays far below the 1000 points of a single query."""
 ROUTED_A_READ = 6
@@ -73,6 +75,7 @@ VERSION_DIFFERS = Gauge(
 )
 
 log = structlog.get_logger(__name__)
+Sleep = Callable[[float], Awaitable[Any]]
 
 
 class Throttled(Retry):
@@ -118,12 +121,13 @@ class UserFault(Struct, frozen=True, kw_only=True):
 class ShopClient:
     """Calls one shop."""
 
-    def __init__(self, shop: Shop, *, limit_s: float = CALL_LIMIT_S) -> None:
+    def __init__(self, shop: Shop, *, limit_s: float = CALL_LIMIT_S, sleep: Sleep = asyncio.sleep) -> None:
         self.shop = shop
         self.budget = Budget()
         self.answer_headers: Mapping[str, str] = {}  # of the last answer with status 200
         self._tokens = Tokens(shop)
         self._limit_s = limit_s
+        self._sleep = sleep
         self._opening = asyncio.Lock()
         self._transport: AIOHTTPTransport | None = None
         self._told_version = ""
@@ -314,17 +318,34 @@ class ShopClient:
         except TokenRefused as error:
             raise ShopUnavailable(str(error), error.status) from None
 
+    async def read(self, document: GraphQLRequest, variables: Any) -> Mapping[str, Any]:
+        """As ``call``, for a query that may wait: it leaves to others what the budget keeps for them, and is
+        asked again while the shop throttles us.
+
+        Raises:
+            Throttled: when others use up the budget all the time.
+            OutcomeUnknown, ShopUnavailable, CallRefused: as ``call``.
+        """
+        points = self.budget.expected(_name_of(document), 1)
+        for _ in range(THROTTLED_TRIES - 1):
+            await self._sleep(self.budget.wait_s(points))
+            try:
+                return await self.call(document, variables)
+            except Throttled as error:
+                await self._sleep(error.wait_s)
+        return await self.call(document, variables)
+
     async def nodes(
         self, document: GraphQLRequest, field: str, page: int = PAGE
     ) -> AsyncIterator[Mapping[str, Any]]:
         """Every node of the root connection ``field``, read by a document with ``$first`` and ``$after``.
 
         Raises:
-            Retry, Rejected: as ``call``.
+            Retry, Rejected: as ``read``.
         """
         after = None
         while True:
-            connection = (await self.call(document, {"first": page, "after": after}))[field]
+            connection = (await self.read(document, {"first": page, "after": after}))[field]
             for node in connection["nodes"]:
                 yield node
             if not connection["pageInfo"]["hasNextPage"]:

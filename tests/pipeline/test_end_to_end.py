@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 import pytest
 import pytest_asyncio
+from gql import gql
 
 from app.dev.demo import listed, quiet
 from app.dev.facts import gather
@@ -32,6 +33,7 @@ from app.reconcile import Report
 from app.records import (
     DeadLetter,
     DriftClass,
+    Envelope,
     Level,
     Listing,
     Listings,
@@ -42,6 +44,8 @@ from app.records import (
 )
 from app.services import WORKERS
 from app.settings import load_settings
+from app.shops import load_shops
+from connectors.shopify.client import ShopClient
 from tables.chain import Kind
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="module")]
@@ -134,7 +138,8 @@ class Running:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    loud = {"SKUSTREAM_LOG_LEVEL": "debug"}  # a test looks for correlation ids
+    # A test looks for correlation ids, another one waits for the catch-up.
+    loud = {"SKUSTREAM_LOG_LEVEL": "debug", "SKUSTREAM_CATCH_UP_S": "3"}
     stack = Stack(tmp_path_factory.mktemp("stack"), load_settings(), environment=loud)
     keys = catalogue(SKUS, OPENING)
     try:
@@ -197,6 +202,54 @@ async def test_an_order_is_where_its_fulfilment_orders_say_and_its_return_where_
     await until(lambda: _is(running.shows(key.listings[1]), OPENING + 1), "the return is on the shelf")
     await running.quiet()
     assert (await running.level(elsewhere)).on_hand == OPENING - 3
+
+
+async def test_orders_whose_webhooks_are_lost_are_caught_up_with(running: Running) -> None:
+    key = running.key()
+    north, south = key.listings
+    await running.sell(key, 2)
+    await until(lambda: _is(running.shows(south), OPENING - 2), "the other shop shows less")
+    await running.admin.act("faults", lose_probability=1.0, shops=[NORTH])
+    first, second = await running.sell(key, 3), await running.sell(key, 4)
+    await running.admin.act("cancel", shop=NORTH, order=first["id"], restock=True)
+    await running.admin.act("faults")
+    await until(lambda: _is(running.shows(south), OPENING - 6), "the other shop shows what is left")
+    await running.quiet()
+    assert (await running.level(key)).committed == 6
+    assert await running.shows(north) == OPENING - 6
+    assert await _topics(running, f"{NORTH}/{second['id']}") == ["orders/seen"]
+    assert await running.log("webhook_lost")
+
+
+async def test_a_subscription_that_shopify_removed_is_made_again_and_told_of(running: Running) -> None:
+    async def made() -> list[str]:
+        rows = (await running.admin.see("subscriptions"))["subscriptions"]
+        return [row["id"] for row in rows if (row["shop"], row["topic"]) == (NORTH, "refunds/create")]
+
+    async def cut_down() -> bool:
+        rows = (await running.admin.see("subscriptions"))["subscriptions"]
+        return all(
+            row["include_fields"] for row in rows if row["topic"] in ("orders/create", "refunds/create")
+        )
+
+    await until(cut_down, "the keeper has cut the bodies down to what is kept")
+    client = ShopClient(load_shops(running.stack.settings.shops_file)[NORTH])
+    [before] = await made()
+    delete = gql(
+        "mutation Delete($id: ID!) { webhookSubscriptionDelete(id: $id) { userErrors { message } } }"
+    )
+    await client.call(delete, {"id": f"gid://shopify/WebhookSubscription/{before}"})
+    await client.close()
+    assert await made() == []
+    running.stack.signal("reconcile", signal.SIGTERM)  # it looks at its start
+    await until(made, "the subscription is there again")
+    log = running.stack.directory / "logs" / "reconcile.log"
+
+    async def told() -> bool:
+        await asyncio.sleep(0)
+        return "Shopify removed a webhook subscription" in log.read_text()
+
+    await until(told, "the removal is an error in the log")
 
 
 async def test_a_sale_is_explained_from_its_webhook_to_the_write_in_the_other_shop(running: Running) -> None:
@@ -443,6 +496,16 @@ async def _correlations(running: Running, topic: str, key: str) -> set[str]:
     async for records in read_topic(running.stack.settings, topic):
         found |= {correlation_of(record.headers) for record in records if record.key == key.encode()}
     return found - {""}
+
+
+async def _topics(running: Running, key: str) -> list[str]:
+    """The topics of all that came in about an order."""
+    return [
+        msgspec.json.decode(record.value, type=Envelope).topic
+        async for records in read_topic(running.stack.settings, "shopify.orders")
+        for record in records
+        if record.key == key.encode()
+    ]
 
 
 async def _is(value: Awaitable[int], wanted: int) -> bool:

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
+from support.simulated import MAIN, TEE, simulated
 
 from app.errors import OutcomeUnknown
 from app.local_kafka import free_port
@@ -17,6 +19,7 @@ from app.shops import Shop
 from connectors.shopify import documents
 from connectors.shopify.auth import RENEW_BEFORE_S, RETRY_RENEWAL_S, TokenRefused, Tokens
 from connectors.shopify.client import ShopClient, ShopUnavailable
+from connectors.shopify.simulator.server import shop_config
 
 DAY_S = 86_399.0
 
@@ -163,6 +166,26 @@ async def test_a_token_that_stays_refused_makes_the_shop_unavailable(grants: Gra
         await client.levels(1, [5])
     assert told.value.status == 401
     await client.close()
+
+
+async def test_the_simulators_tokens_end_and_are_asked_for_again() -> None:
+    async with simulated() as running:
+        shop = msgspec.structs.replace(
+            running.shop,
+            domain="app.myshopify.com",
+            api_url=running.shop.api_url.replace(running.shop.domain, "app.myshopify.com"),
+            access_token="",
+            client_id="example-id",
+            client_secret="example-secret",
+        )
+        config = shop_config(shop, "http://127.0.0.1:9/none")
+        await running.act("shops", domain=shop.domain, config=msgspec.to_builtins(config))
+        client = ShopClient(shop)
+        assert await client.levels(MAIN, [TEE]) == {TEE: None}
+        ended = await running.act("behave", shop=shop.domain, expire_tokens=True)
+        assert ended["expired_tokens"] == 1
+        assert await client.levels(MAIN, [TEE]) == {TEE: None}
+        await client.close()
 
 
 async def test_no_secret_and_no_token_is_ever_told(grants: Grants, clock: Clock) -> None:

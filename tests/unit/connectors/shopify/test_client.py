@@ -12,7 +12,7 @@ from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
 from app.errors import OutcomeUnknown
 from app.records import Order
-from connectors.shopify import client
+from connectors.shopify import client, documents
 from connectors.shopify.client import CallRefused, ShopClient, ShopUnavailable, Throttled, UserFault
 
 pytestmark = pytest.mark.asyncio
@@ -81,6 +81,23 @@ async def test_failures_and_then_the_same_bytes_again(
     assert await shop.available(TEE) == (9 if executed else 10)
     assert await write(caller, body) == []
     assert await shop.available(TEE) == 9
+
+
+async def test_a_read_waits_while_it_is_throttled_and_then_gives_up(shop: Simulated) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    patient = ShopClient(shop.shop, sleep=sleep)
+    await shop.act("faults", next={"throttled": 3})
+    places = [node["name"] async for node in patient.nodes(documents.LOCATIONS, "locations")]
+    assert places == ["Default", "Store"]
+    assert sum(wait >= 1 for wait in waits) >= 3
+    await shop.act("faults", next={"throttled": 100})
+    with pytest.raises(Throttled):
+        await patient.read(documents.ACCESS, {})
+    await patient.close()
 
 
 async def test_user_errors_name_the_entry(shop: Simulated, caller: ShopClient) -> None:
