@@ -66,7 +66,7 @@ def shop_check(
     Exit 1 when anything is broken; each broken thing is named.
     """
     shops = chosen(settings, [domain] if domain else [])
-    uri = webhook_url or (uri_of(settings.public_url) if settings.public_url else None)
+    uri = webhook_url or _uri(settings)
     if fix and uri is None:
         raise Misconfigured("--fix needs --webhook-url, or the setting SKUSTREAM_PUBLIC_URL")
     found = asyncio.run(_check_all(shops, uri, fix))
@@ -123,7 +123,7 @@ def shop_add(
         entry["default_location_id"] = _only_location(path, domain, entry, no_check)
     one = shop_of(f"{path}: shop {domain}", domain, entry)
     if not no_check:
-        _require_sound(one)
+        _require_sound(one, _uri(settings))
     put_entry(path, domain, entry)
     click.echo(f"{domain} is {'changed' if known else 'added'} in {path}")
 
@@ -240,8 +240,12 @@ async def _active_locations(one: Shop) -> list[ShopLocation]:
         await client.close()
 
 
-def _require_sound(one: Shop) -> None:
-    told, _ = asyncio.run(check_shop(one, None))
+def _uri(settings: Settings) -> str | None:
+    return uri_of(settings.public_url) if settings.public_url else None
+
+
+def _require_sound(one: Shop, uri: str | None) -> None:
+    told, _ = asyncio.run(check_shop(one, uri))
     _show(told)
     broken = [finding.check for finding in told if not finding.ok and finding.check != "webhooks"]
     if broken:

@@ -118,7 +118,7 @@ class Tokens:
         self._token = granted.access_token
         self._ends_at = asked_at + lives_s
         self._renew_at = self._ends_at - min(RENEW_BEFORE_S, lives_s / 2)
-        log.info("a token was granted", shop=self._shop.domain, lives_s=lives_s)
+        log.debug("a token was granted", shop=self._shop.domain, lives_s=lives_s)
 
     async def _request(self) -> Granted:
         shop = self._shop

@@ -112,7 +112,7 @@ class Subscription(Struct, frozen=True, kw_only=True):
     uri: str
     format: str = "JSON"
     filter: str | None = None
-    include_fields: frozenset[str] = msgspec.field(name="includeFields", default=frozenset())
+    include_fields: frozenset[str] = msgspec.field(name="includeFields", default=frozenset())  # none: all
 
 
 class Difference(Struct, frozen=True, kw_only=True):
@@ -163,10 +163,12 @@ def _flaw(wanted: Wanted, found: Subscription) -> str:
         return f"its format is {found.format} instead of JSON"
     if found.filter:
         return f"it has the filter {found.filter!r}, which leaves webhooks out"
-    if found.include_fields != frozenset(wanted.fields):
-        lacking = ", ".join(sorted(set(wanted.fields) - found.include_fields))
-        return f"its bodies lack {lacking}" if lacking else "its bodies have more than is kept"
-    return ""
+    if found.include_fields == frozenset(wanted.fields):
+        return ""
+    lacking = sorted(set(wanted.fields) - found.include_fields) if found.include_fields else []
+    if lacking or not wanted.fields:
+        return f"its bodies lack {', '.join(lacking) or 'fields'}"
+    return "its bodies have more than is kept"
 
 
 async def subscriptions(client: ShopClient) -> list[Subscription]:

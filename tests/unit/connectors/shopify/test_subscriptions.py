@@ -84,7 +84,8 @@ def changed(**fields: object) -> list[Subscription]:
         ([*changed(uri=OLD), RIGHT[0]], NEW, ""),
         (changed(format="XML"), NEW, "its format is XML"),
         (changed(filter="id:5"), NEW, "it has the filter 'id:5'"),
-        (changed(include_fields=frozenset()), NEW, "its bodies lack"),
+        (changed(include_fields=frozenset()), NEW, "its bodies have more"),
+        (changed(include_fields=frozenset({"id"})), NEW, "its bodies lack cancelled_at, created_at, fulf"),
         (changed(include_fields=frozenset({*WANTED[0].fields, "email"})), NEW, "its bodies have more"),
     ],
 )
