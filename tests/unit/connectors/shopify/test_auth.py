@@ -193,9 +193,11 @@ async def test_no_secret_and_no_token_is_ever_told(grants: Grants, clock: Clock)
     with capture_logs() as told:
         await tokens.current()
         grants.answer = (400, '{"error": "invalid_client"}')
+        clock.now = DAY_S - RENEW_BEFORE_S
+        await tokens.current()
         with pytest.raises(TokenRefused) as error:
             await tokens.after_refusal("shpat_example_1")
-    assert told
+    assert "a token could not be renewed yet" in {line["event"] for line in told}
     shown = f"{told} {error.value!r} {grants.shop!r}"
     assert "shpat" not in shown
     assert "example-secret" not in shown
