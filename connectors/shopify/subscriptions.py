@@ -16,6 +16,7 @@ from app.errors import Rejected
 from app.records import Order, OrderEdited, Record, Refund
 from connectors.shopify import documents
 from connectors.shopify.client import ShopClient
+from connectors.shopify.webhooks import RETURN_TOPICS, ROUTING_TOPICS
 
 PATH = "/webhooks/shopify"
 """Where the receiver takes webhooks."""
@@ -65,42 +66,40 @@ def _paths(kind: Any, above: tuple[str, ...]) -> Iterator[str]:
         yield from _paths(field.type, (*above, field.encode_name))
 
 
-def _wanted(scopes: Sequence[str], topics: str, fields: tuple[str, ...] = ()) -> list[Wanted]:
-    return [Wanted(topic=topic, scopes=tuple(scopes), fields=fields) for topic in topics.split()]
+def _wanted(scopes: Sequence[str], topics: Iterable[str], fields: Iterable[str] = ()) -> list[Wanted]:
+    return [Wanted(topic=topic, scopes=tuple(scopes), fields=tuple(fields)) for topic in topics]
 
+
+_OF_READS = "dispositions."
+"""Fields of an order that no webhook has."""
+_PRODUCT = ("id", "updated_at", "status", "variants.id", "variants.sku", "variants.inventory_item_id")
 
 WANTED: tuple[Wanted, ...] = (
-    *_wanted(["read_orders"], "orders/create orders/updated orders/cancelled", paths(Order)),
-    *_wanted(["read_orders"], "orders/edited", paths(OrderEdited)),
-    *_wanted(["read_orders"], "orders/delete"),
-    *_wanted(["read_orders"], "refunds/create", paths(Refund)),
-    *_wanted(["read_returns"], "returns/approve returns/update returns/process returns/close returns/cancel"),
-    *_wanted(["read_returns"], "returns/reopen reverse_fulfillment_orders/dispose"),
-    *_wanted(_FULFILLMENT_ORDERS, "fulfillment_orders/order_routing_complete fulfillment_orders/moved"),
-    *_wanted(_FULFILLMENT_ORDERS, "fulfillment_orders/split fulfillment_orders/merged"),
-    *_wanted(_FULFILLMENT_ORDERS, "fulfillment_orders/cancelled"),
     *_wanted(
-        ["read_inventory"],
-        "inventory_levels/update inventory_levels/connect inventory_levels/disconnect",
+        ["read_orders"],
+        ["orders/create", "orders/updated", "orders/cancelled"],
+        [path for path in paths(Order) if not path.startswith(_OF_READS)],
+    ),
+    *_wanted(["read_orders"], ["orders/edited"], paths(OrderEdited)),
+    *_wanted(["read_orders"], ["orders/delete"]),
+    *_wanted(["read_orders"], ["refunds/create"], paths(Refund)),
+    *_wanted(["read_returns"], RETURN_TOPICS),
+    *_wanted(_FULFILLMENT_ORDERS, ROUTING_TOPICS),
+    *_wanted(
+        ["read_inventory"], [f"inventory_levels/{what}" for what in ("update", "connect", "disconnect")]
     ),
     *_wanted(
         ["read_inventory", "read_products"],
-        "inventory_items/create inventory_items/update inventory_items/delete",
+        [f"inventory_items/{what}" for what in ("create", "update", "delete")],
     ),
-    *_wanted(
-        ["read_products"],
-        "products/update",
-        ("id", "updated_at", "status", "variants.id", "variants.sku", "variants.inventory_item_id"),
-    ),
-    *_wanted(["read_products"], "products/delete"),
-    *_wanted(["read_locations"], "locations/create locations/update locations/activate"),
-    *_wanted(["read_locations"], "locations/deactivate locations/delete"),
-    *_wanted([], "app/uninstalled app/scopes_update"),
+    *_wanted(["read_products"], ["products/create", "products/update"], _PRODUCT),
+    *_wanted(["read_locations"], [f"locations/{what}" for what in ("activate", "deactivate", "delete")]),
+    *_wanted([], ["app/uninstalled"]),
 )
-"""Every topic that we subscribe to. ``orders/paid``, ``orders/fulfilled`` and ``orders/partially_fulfilled``
-tell nothing that ``orders/updated`` does not. Bodies of orders are cut down to what our records declare, so
-that customer data never leaves Shopify; ``updated_at`` stays in, because Shopify leaves out a webhook whose
-body is equal to the one before.
+"""Every topic that an agent of ours acts on. ``orders/paid``, ``orders/fulfilled`` and
+``orders/partially_fulfilled`` tell nothing that ``orders/updated`` does not. Bodies of orders are cut down to
+what our records declare, so that customer data never leaves Shopify; ``updated_at`` stays in, because Shopify
+leaves out a webhook whose body is equal to the one before.
 """
 
 

@@ -66,7 +66,7 @@ def test_bodies_of_orders_have_what_our_records_declare_and_the_time_of_the_chan
     assert "refund_line_items.line_item_id" in paths(Refund)
     for one in WANTED:
         if one.topic in ("orders/create", "orders/updated", "orders/cancelled"):
-            assert one.fields == fields
+            assert set(one.fields) == {path for path in fields if not path.startswith("dispositions.")}
 
 
 def changed(**fields: object) -> list[Subscription]:
