@@ -213,7 +213,7 @@ class ShopClient:
                 "orders": FULFILLMENT_ORDERS_A_READ,
                 "lines": FULFILLMENT_LINES_A_READ,
             }
-            data = await self.call(documents.ROUTING, variables)
+            data = await self.call(documents.ROUTING, variables, size=len(part))
             for order_id, node in zip(part, data["nodes"], strict=True):
                 found[order_id] = _routing(order_id, await self._whole(order_id, node)) if node else None
         return found

@@ -76,7 +76,7 @@ class InProcess(ShopClient):
         )
         self._api = Api(world, bulk)
 
-    async def call(self, document: GraphQLRequest, variables: Any) -> Mapping[str, Any]:
+    async def call(self, document: GraphQLRequest, variables: Any, **priced: Any) -> Mapping[str, Any]:
         """Execute at once; the bucket is as good as endless."""
         shop = self._world.shop(SHOP)
         self._api.set_bucket(shop, 1e9, 1e9)
