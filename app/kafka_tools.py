@@ -26,6 +26,7 @@ from app.records import (
     Listings,
     Movement,
     Record,
+    Redaction,
     StockRecord,
     encode,
     headers,
@@ -78,7 +79,7 @@ async def listing_changes(settings: Settings, wanted: Iterable[Listings]) -> lis
     """The keys whose listings differ from what stock.listings says now."""
     known = {
         key: msgspec.json.decode(value, type=Listings).listings
-        for key, value in (await _last_values(settings, "stock.listings")).items()
+        for key, value in (await last_values(settings, "stock.listings")).items()
     }
     changes = [
         KeyChange(before=known.get(stock_key(one.sku, one.location).encode(), []), after=one)
@@ -104,7 +105,7 @@ async def send_listing_changes(settings: Settings, changes: Iterable[ListingChan
 
 async def all_listings(settings: Settings) -> list[Listings]:
     """What stock.listings says now, by key."""
-    values = await _last_values(settings, "stock.listings")
+    values = await last_values(settings, "stock.listings")
     return [msgspec.json.decode(value, type=Listings) for value in values.values()]
 
 
@@ -124,13 +125,13 @@ async def stock_of(settings: Settings, sku: str, location: str) -> StockRecord |
     """The newest committed level of a key, or None."""
     key = stock_key(sku, location).encode()
     partition = partition_of(key, settings.partitions)
-    value = (await _last_values(settings, "stock.levels", [partition])).get(key)
+    value = (await last_values(settings, "stock.levels", [partition])).get(key)
     return msgspec.json.decode(value, type=StockRecord) if value is not None else None
 
 
 async def levels(settings: Settings) -> dict[str, StockRecord]:
     """The newest committed level of every key."""
-    values = await _last_values(settings, "stock.levels")
+    values = await last_values(settings, "stock.levels")
     return {key.decode(): msgspec.json.decode(value, type=StockRecord) for key, value in values.items()}
 
 
@@ -150,10 +151,22 @@ async def send_controls(settings: Settings, controls: Iterable[Control]) -> None
     await _send(settings, "shopify.controls", ((one.shop, one, "") for one in controls))
 
 
+async def send_redactions(settings: Settings, redactions: Iterable[Redaction]) -> None:
+    """Ask lanes to forget a shop."""
+    await _send(settings, "shopify.redactions", ((one.key, one, "") for one in redactions))
+
+
+async def send_tombstones(
+    settings: Settings, topic: str, keys: Iterable[str], route: Callable[[str], str] = str
+) -> None:
+    """Take keys out of a compacted topic; ``route`` is the part of a key that is hashed."""
+    await _send(settings, topic, ((key, None, "") for key in keys), route=route)
+
+
 async def known_drift(settings: Settings, shop: str) -> dict[str, Drift]:
     """What the reconcile service knows to differ in a shop, by listing."""
     partition = partition_of(shop.encode(), settings.partitions)
-    values = await _last_values(settings, "skustream.reconcile.drift", [partition])
+    values = await last_values(settings, "skustream.reconcile.drift", [partition])
     decode = msgspec.json.Decoder(Drift).decode
     return {
         key.decode(): decode(value) for key, value in values.items() if key.startswith(f"{shop}/".encode())
@@ -170,19 +183,18 @@ def reader(settings: Settings, **options: Any) -> AIOKafkaConsumer:
 async def _send(
     settings: Settings,
     topic: str,
-    records: Iterable[tuple[str, Record, str]],
+    records: Iterable[tuple[str, Record | None, str]],
     route: Callable[[str], str] = str,
 ) -> None:
-    """Write records; ``route`` is the part of a key that is hashed."""
+    """Write records, None as a tombstone; ``route`` is the part of a key that is hashed."""
     producer = AIOKafkaProducer(**settings.kafka_options(), acks="all", enable_idempotence=True, linger_ms=5)
     async with _started(producer, settings):
         sent = []
         for key, record, correlation_id in records:
             partition = partition_of(route(key).encode(), settings.partitions)
-            head = headers(record, correlation_id)
-            sent.append(
-                await producer.send(topic, encode(record), key.encode(), partition=partition, headers=head)
-            )
+            head = headers(record, correlation_id) if record is not None else []
+            value = encode(record) if record is not None else None
+            sent.append(await producer.send(topic, value, key.encode(), partition=partition, headers=head))
         for future in sent:
             await future
 
@@ -217,7 +229,7 @@ async def read_topic(
                 yield records
 
 
-async def _last_values(
+async def last_values(
     settings: Settings, topic: str, partitions: Iterable[int] | None = None
 ) -> dict[bytes, bytes]:
     """The newest committed value of every key of a compacted topic."""

@@ -443,6 +443,19 @@ class Control(Record, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=2_000)] = ""
 
 
+class Redaction(Record, frozen=True, kw_only=True):
+    """Forget what the tables of one lane hold of a shop (topic ``shopify.redactions``)."""
+
+    shop: Annotated[str, Meta(min_length=1, max_length=255)]
+    nonce: int  # makes the key hash to the partition of the lane
+    requested_at: Instant
+
+    @property
+    def key(self) -> str:
+        """The key ``{shop}/{nonce}``."""
+        return f"{self.shop}/{self.nonce}"
+
+
 # --- webhooks ------------------------------------------------------------------------------
 
 
@@ -714,6 +727,7 @@ SCHEMAS: dict[type[Record], str] = {
     Drift: "drift/1",
     Correction: "correction/1",
     Control: "control/1",
+    Redaction: "redaction/1",
     Envelope: "webhook/1",
     DeadLetter: "dead-letter/1",
 }

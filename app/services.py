@@ -15,6 +15,7 @@ import agents.catalog
 import agents.listing_changes
 import agents.orders
 import agents.reconcile
+import agents.redaction
 import agents.shopify
 import agents.stock
 from agents import subscriptions
@@ -46,7 +47,9 @@ def stock(settings: Settings) -> App:
 def orders(settings: Settings) -> App:
     """The orders agent."""
     app = _app("orders", settings, settings.orders_port)
-    agents.orders.register(app, ShopClients(load_shops(settings.shops_file)))
+    clients = ShopClients(load_shops(settings.shops_file))
+    agents.orders.register(app, clients)
+    agents.redaction.register(app, clients.shops)
     return app
 
 
@@ -57,6 +60,7 @@ def shopify(settings: Settings) -> App:
     agents.shopify.register(
         app, clients, max_refusals=settings.max_refusals, hand_edit_s=settings.hand_edit_s
     )
+    agents.redaction.register(app, clients.shops)
     return app
 
 
@@ -79,6 +83,7 @@ def reconcile(settings: Settings) -> App:
     listings = ListingFollower(app, ListingIndex(), lambda changed: None)
     agents.listing_changes.register(app, listings)
     agents.catalog.register(app, clients, listings)
+    agents.redaction.register(app, clients.shops)
     catch_up = CatchUp(app, clients, settle=settle_time(settings.catch_up_s))
     schedule.every(settings.catch_up_s, "order catch-up", catch_up.run)
     if settings.public_url is not None:

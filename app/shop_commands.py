@@ -15,6 +15,7 @@ import msgspec
 from app.errors import Misconfigured, UnknownShop
 from app.kafka_tools import send_controls, send_orders
 from app.records import Control
+from app.redact import look, redact, require_gone
 from app.settings import Settings
 from app.shadow import shadow_report
 from app.shop_check import Finding, check_shop
@@ -48,6 +49,35 @@ def shop_list(settings: Settings, as_json: bool) -> None:
         places = f", shadow at {one['shadow_locations']}" if one["shadow_locations"] else ""
         click.echo(f"{one['domain']}{shadow}: {one['access']}, hand edits: {one['hand_edits']}")
         click.echo(f"  default location {one['default_location_id']}; locations: {mapped}{places}")
+
+
+@shop.command("redact")
+@click.argument("domain")
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@as_json
+@click.pass_obj
+def shop_redact(settings: Settings, domain: str, yes: bool, as_json: bool) -> None:
+    """Forget a shop that is gone: its listings, targets, orders and whatever else tables hold of it.
+
+    The shop must be out of the shops file, and the services restarted since. What has a retention goes by
+    itself, and the ledger stays: docs/privacy.md. Exit 1 while anything is left.
+    """
+    require_gone(load_shops(settings.shops_file), domain)
+    held = asyncio.run(look(settings, domain)).counts
+    if held and not as_json:
+        for topic, number in held.items():
+            click.echo(f"{topic}: {number}")
+    if held and not yes:
+        click.confirm(f"forget all of {domain}?", abort=True, err=True)
+    left = asyncio.run(redact(settings, domain)).counts if held else {}
+    if as_json:
+        click.echo(msgspec.json.encode({"shop": domain, "held": held, "left": left}))
+    elif left:
+        told = ", ".join(f"{topic} {number}" for topic, number in left.items())
+        click.echo(f"left: {told}; do all services run? Run it again to go on", err=True)
+    else:
+        click.echo(f"nothing is held of {domain}")
+    sys.exit(bool(left))
 
 
 @shop.command("check")

@@ -89,6 +89,7 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name="shopify.drift", key=_LISTING, kept=Kept.RETENTION),
     TopicSpec(name="shopify.corrections", key=_LISTING, kept=Kept.WEEK),
     TopicSpec(name="shopify.controls", key="{shop}", kept=Kept.WEEK),
+    TopicSpec(name="shopify.redactions", key="{shop}/{nonce}", kept=Kept.WEEK),
     TopicSpec(name="skustream.stock.seen", key="digest of the movement id", kept=Kept.COMPACTED),
     TopicSpec(
         name="skustream.orders.orders",

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -127,9 +128,11 @@ class PartitionStore:
             raise Stale(f"cannot write the store {self.path} (SKUSTREAM_DATA_DIR): {error}") from error
         self.offset = offset
 
-    def scan(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every committed key and value, in key order."""
-        return ((key, value) for key, value in self._db.items() if key not in _OWN_KEYS)
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Every committed key and value, in key order; with ``prefix`` those whose key begins with it."""
+        found = self._db.items(from_key=prefix) if prefix else self._db.items()
+        ours = ((key, value) for key, value in found if key not in _OWN_KEYS)
+        return takewhile(lambda item: item[0].startswith(prefix), ours)
 
     def close(self) -> None:
         """Release the database and its lock."""

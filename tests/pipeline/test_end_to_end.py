@@ -28,10 +28,18 @@ from app.dev.supervisor import Stack, running_stack
 from app.errors import Misconfigured
 from app.exactly_once.set_positions import Start, set_positions
 from app.explain import explain
-from app.kafka_tools import levels, read_topic, send_listings, send_movements
+from app.kafka_tools import (
+    levels,
+    read_topic,
+    send_drift,
+    send_listings,
+    send_movements,
+    send_redactions,
+)
 from app.reconcile import Report
 from app.records import (
     DeadLetter,
+    Drift,
     DriftClass,
     Envelope,
     Level,
@@ -42,8 +50,9 @@ from app.records import (
     Outcome,
     correlation_of,
 )
+from app.redact import look, redact, redactions
 from app.services import WORKERS
-from app.settings import load_settings
+from app.settings import Settings, load_settings
 from app.shops import load_shops
 from connectors.shopify.client import ShopClient
 from tables.chain import Kind
@@ -469,6 +478,29 @@ async def test_what_nothing_explains_is_corrected_when_it_is_small_and_on_demand
     assert await running.unexplained() == (0, {})
 
 
+async def test_a_shop_that_is_gone_is_forgotten_and_no_other(running: Running) -> None:
+    gone, settings = "gone.myshopify.com", running.stack.settings
+    listing = Listing(shop=gone, item=77, variant=78, location_id=79)
+    key = Key(sku="GONE", location="main", listings=(listing,), opening=3)
+    await load_listing_and_count(settings, key)
+    now = datetime.now(UTC)
+    found = Drift(
+        shop=gone, item=77, location_id=79, kind=DriftClass.UNEXPLAINED, found_at=now, since=now, by="test"
+    )
+    await send_drift(settings, [found])
+    await until(lambda: _held(settings, gone, "shopify.targets"), "its target is there")
+    await until(lambda: _held(settings, gone, "skustream.reconcile.drift"), "its difference is kept")
+    other = (await look(settings, NORTH)).counts
+    await send_redactions(settings, redactions(NORTH, settings.partitions))
+    assert (await redact(settings, gone)).counts == {}
+    assert (await look(settings, gone)).counts == {}
+    assert (await levels(settings))[key.name].level.available == 3
+    await until(lambda: _dead_letter(running, f"shop {NORTH} is in the shops file"), "north is refused")
+    assert (await look(settings, NORTH)).counts.items() >= {
+        "stock.listings": other["stock.listings"], "skustream.orders.orders": other["skustream.orders.orders"]
+    }.items()  # fmt: skip
+
+
 async def test_everything_adds_up_in_the_end(running: Running) -> None:
     await running.quiet()
     facts = await gather(running.stack.settings, running.admin, running.keys)
@@ -506,6 +538,21 @@ async def _topics(running: Running, key: str) -> list[str]:
         for record in records
         if record.key == key.encode()
     ]
+
+
+async def _held(settings: Settings, shop: str, topic: str) -> bool:
+    return topic in (await look(settings, shop)).counts
+
+
+async def load_listing_and_count(settings: Settings, key: Key) -> None:
+    """List a key and count its opening stock."""
+    at = datetime.now(UTC)
+    await send_listings(settings, [Listings(sku=key.sku, location=key.location, listings=[*key.listings])])
+    counted = Movement(
+        id="count-gone", kind=MovementKind.COUNTED, sku=key.sku, location=key.location, quantity=key.opening,
+        source="test", occurred_at=at, as_of=at,
+    )  # fmt: skip
+    await send_movements(settings, [counted])
 
 
 async def _is(value: Awaitable[int], wanted: int) -> bool:
