@@ -12,6 +12,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,7 @@ class Backlog:
     def __init__(self, listings: int) -> None:
         self.listings = listings
         self.version = 0
+        self.empty: set[int] = set()  # which of the crossing listings show nothing
         self.crossed: list[tuple[int, int, float]] = []  # item, what it shall show, when it was asked for
 
     def targets(self, numbers: Sequence[int], wanted: int) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
@@ -242,14 +244,13 @@ def _require_running(processes: Sequence[psutil.Process]) -> None:
 
 async def _cross(bootstrap: str, backlog: Backlog) -> None:
     """One listing after the other reaches zero, and then leaves it."""
-    wanted = 0
-    while True:
-        for number in range(CROSSING):
-            asked_at = time.monotonic()
-            await fill(bootstrap, "shopify.targets", backlog.targets([number], wanted), lambda _: None)
-            backlog.crossed.append((FIRST_ITEM + number, wanted, asked_at))
-            await asyncio.sleep(CROSSING_PAUSE_S)
-        wanted = SHOWN - wanted
+    for number in cycle(range(CROSSING)):
+        backlog.empty ^= {number}
+        wanted = 0 if number in backlog.empty else SHOWN
+        asked_at = time.monotonic()
+        await fill(bootstrap, "shopify.targets", backlog.targets([number], wanted), lambda _: None)
+        backlog.crossed.append((FIRST_ITEM + number, wanted, asked_at))
+        await asyncio.sleep(CROSSING_PAUSE_S)
 
 
 def _waits(shop: Shop, crossed: Sequence[tuple[int, int, float]]) -> Iterator[float]:

@@ -14,6 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from agents.shopify import intents, metrics
 from agents.shopify.breaker import Breaker, State
 from agents.shopify.plan import ACTIVATE, ADJUST, LEVELS, SET, Activate, Read, Send, Work
+from agents.shopify.waiting import Queue, Waiting
 from app.errors import OutcomeUnknown, Retry
 from app.exactly_once import App, Lane
 from connectors.shopify.budget import FIRST_COST, Reservation
@@ -52,8 +53,7 @@ class Pump:
 
     def __init__(self, app: App, writer: Writer, lane: Lane, shop: str) -> None:
         self.shop = shop
-        self.urgent: dict[str, None] = {}  # listings that reach or leave zero, the longest waiting first
-        self.waiting: dict[str, None] = {}  # other listings that may differ, likewise
+        self.waiting = Waiting()
         self.due: set[str] = set()  # whose unexplained level is to be read now
         self.breaker = Breaker(shop)
         self.entries_limit = pushes.MAX_ENTRIES
@@ -63,7 +63,6 @@ class Pump:
         self._client: ShopClient = writer.clients.of(shop)
         self._calls: set[asyncio.Task[None]] = set()
         self._reserved = 0  # calls that are decided or under way
-        self._short = {True: FIRST_COST, False: FIRST_COST}  # points that the next call needs, by urgency
         self._busy: set[str] = set()  # being read or activated, or put off
         self._looks: set[str] = set()  # listings with a look to come
         self.not_executed = 0  # calls of which the shop carried out nothing, in a row
@@ -89,29 +88,28 @@ class Pump:
             return
         shadow = self._writer.shadows(state.target)
         need = pushes.need_of(state, shadow=shadow, due=listing in self.due)
-        queue, other = self.waiting, self.urgent
-        if need is not Need.NOTHING and pushes.crosses_zero(state):
-            queue, other = other, queue
-        other.pop(listing, None)
         if need is Need.NOTHING:
-            queue.pop(listing, None)
+            self.waiting.drop([listing])
             return
-        queue.setdefault(listing)
-        self._waiting_gauge.set(len(self.urgent) + len(self.waiting))
+        self.waiting.put(listing, self._queue_of(state, need))
+        self._waiting_gauge.set(len(self.waiting))
         self._wake.set()
+
+    def _queue_of(self, state: PushState, need: Need) -> Queue:
+        if need is Need.READ:
+            return self.waiting.unread
+        return self.waiting.urgent if pushes.crosses_zero(state) else self.waiting.ready
 
     def drop(self, listing: str) -> None:
         """Nothing is to be done about a listing."""
         self.take([listing], busy=False)
         self.due.discard(listing)
 
-    def take(self, listings: Iterable[str], *, busy: bool) -> None:
+    def take(self, listings: Sequence[str], *, busy: bool) -> None:
         """A call is made about these listings; ``busy`` ones are left alone until ``done``."""
-        for listing in listings:
-            self.urgent.pop(listing, None)
-            self.waiting.pop(listing, None)
-            if busy:
-                self._busy.add(listing)
+        self.waiting.drop(listings)
+        if busy:
+            self._busy.update(listings)
 
     def done(self, listings: Iterable[str]) -> None:
         """These listings were read or activated."""
@@ -122,13 +120,11 @@ class Pump:
         """Send a committed intent that no call carries yet."""
         self._start(self._carry_out(intent, None))
 
-    def put_off(self, listings: Iterable[str], times: int = 1) -> None:
+    def put_off(self, listings: Sequence[str], times: int = 1) -> None:
         """Try refused listings again later."""
         pause_s = PUT_OFF_S[min(times, len(PUT_OFF_S)) - 1]
+        self.take(listings, busy=True)
         for listing in listings:
-            self.urgent.pop(listing, None)
-            self.waiting.pop(listing, None)
-            self._busy.add(listing)
             asyncio.get_running_loop().call_later(pause_s, self._again, listing)
 
     def look_later(self, listing: str, pause_s: float) -> None:
@@ -145,25 +141,25 @@ class Pump:
     def _again(self, listing: str) -> None:
         """Look at a listing again, whatever it needs."""
         self._busy.discard(listing)
-        if listing not in self.urgent:
-            self.waiting.setdefault(listing)
+        if listing not in self.waiting:
+            self.waiting.put(listing, self.waiting.ready)
         self._wake.set()
 
     # -- what may be called ----------------------------------------------------------------------
 
-    def scan_limit(self, *, urgent: bool) -> int:
-        """How many waiting listings the next step should look at."""
-        return min(self._free(urgent=urgent), SCAN_CALLS) * self.entries_limit
+    def next_of(self, queue: Queue) -> list[str]:
+        """The listings that the next step should look at."""
+        return queue.first(min(self._free(urgent=queue.urgent), SCAN_CALLS) * self.entries_limit)
 
-    def reserve(self, kind: str, size: int, *, urgent: bool) -> Reservation | None:
+    def reserve(self, kind: str, size: int, queue: Queue) -> Reservation | None:
         """Take the points for a call from the budget; None when it cannot be made now."""
-        if self._free(urgent=urgent) <= 0:
+        if self._free(urgent=queue.urgent) <= 0:
             return None
         points = self._client.budget.expected(kind, size)
-        if self._client.budget.wait_s(points, urgent=urgent) > 0:
-            self._short[urgent] = points
+        if self._client.budget.wait_s(points, urgent=queue.urgent) > 0:
+            queue.points = points
             return None
-        self._short[urgent] = FIRST_COST
+        queue.points = FIRST_COST
         self._reserved += 1
         return self._client.budget.begin(kind, size)
 
@@ -176,7 +172,7 @@ class Pump:
         """Wait until something waits that can be called for."""
         while True:
             self._wake.clear()
-            wait_s = min(self._wait_s(self.urgent, urgent=True), self._wait_s(self.waiting, urgent=False))
+            wait_s = min(self._wait_s(queue) for queue in self.waiting.queues)
             if wait_s == 0:
                 return
             try:
@@ -185,13 +181,13 @@ class Pump:
             except TimeoutError:
                 pass
 
-    def _wait_s(self, queue: dict[str, None], *, urgent: bool) -> float:
+    def _wait_s(self, queue: Queue) -> float:
         if not queue:
             return float("inf")
-        if self._free(urgent=urgent) <= 0:
+        if self._free(urgent=queue.urgent) <= 0:
             # An answer will wake us, or else it is time for a probe.
             return float("inf") if self._reserved else max(self.breaker.wait_s, 0.01)
-        return self._client.budget.wait_s(self._short[urgent], urgent=urgent)
+        return self._client.budget.wait_s(queue.points, urgent=queue.urgent)
 
     async def _run(self) -> None:
         while True:
@@ -199,7 +195,7 @@ class Pump:
             work: list[Work] = await self._lane.submit(partial(self._writer.next_work, pump=self))
             for one in work:
                 self._start(self._do(one))
-            self._waiting_gauge.set(len(self.urgent) + len(self.waiting))
+            self._waiting_gauge.set(len(self.waiting))
 
     def _start(self, call: Any) -> None:
         task = self._app.background(call, f"call to {self.shop}")

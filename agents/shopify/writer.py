@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -165,14 +164,14 @@ class Writer:
     def next_work(self, transaction: Transaction, pump: Pump) -> list[Work]:
         """The next calls, as many as the shop's bucket pays for, each write with its intent staged."""
         work: list[Work] = []
-        for urgent, queue in ((True, pump.urgent), (False, pump.waiting)):
+        for queue in pump.waiting.queues:
             plan = Plan(entries=pump.entries_limit)
-            for listing in list(islice(queue, pump.scan_limit(urgent=urgent))):
+            for listing in pump.next_of(queue):
                 state = transaction.get(self.pushes, listing.encode())
                 if state is None or not self._add(transaction, plan, pump, state):
                     pump.drop(listing)
             for batch in plan.batches():
-                reserved = pump.reserve(batch.kind, len(batch.listings), urgent=urgent)
+                reserved = pump.reserve(batch.kind, len(batch.listings), queue)
                 if reserved is None:
                     break
                 pump.take(batch.listings, busy=batch.need is not Need.PUSH)

@@ -17,6 +17,7 @@ from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
 from agents.shopify import intents, pump
 from agents.shopify.breaker import FAILURES, State
+from agents.shopify.plan import Read, Send
 from app.records import (
     Control,
     Correction,
@@ -508,26 +509,40 @@ async def test_what_reaches_or_leaves_zero_goes_first_and_then_the_oldest() -> N
             lambda tx, state=state: tx.put(writer.writer.pushes, state.target.key.encode(), state)
         )
         writer.pump.notice(state)
-    assert [int(key.split("/")[1]) for key in writer.pump.urgent] == [102, 103]
-    assert [int(key.split("/")[1]) for key in writer.pump.waiting] == [100, 101, 104]
+    assert [int(key.split("/")[1]) for key in writer.pump.waiting.urgent] == [102, 103]
+    assert [int(key.split("/")[1]) for key in writer.pump.waiting.ready] == [100, 101, 104]
     writer.lane.decide(lambda tx: writer.writer.next_work(tx, writer.pump))
     [first] = [intent.entries for intent in writer.intents()]
     assert [entry.listing.split("/")[1] for entry in first] == ["102", "103"]
     await writer.lane.close()
 
 
+async def test_what_was_read_is_written_before_more_is_read() -> None:
+    writer = Bench(SOMEWHERE)
+    writer.lane.open()
+    writer.clients.of(DOMAIN).budget.learn(PLENTY)
+    for item in (100, 101):
+        writer.take(target(item, 5))
+    known = pushes.take_read(PushState(target=target(102, 5)), LevelRead(available=3), 0)
+    writer.lane.decide(lambda tx: writer.writer.put(tx, known))
+    work = writer.lane.decide(lambda tx: writer.writer.next_work(tx, writer.pump))
+    assert [type(one) for one in work] == [Send, Read]
+    await writer.lane.close()
+
+
 async def test_with_every_place_taken_nothing_more_is_begun() -> None:
     writer = Bench(SOMEWHERE)
     writer.lane.open()
-    assert writer.pump.reserve("Adjust", 1, urgent=True) is not None
+    urgent = writer.pump.waiting.urgent
+    assert writer.pump.reserve("Adjust", 1, urgent) is not None
     writer.clients.of(DOMAIN).budget.learn(PLENTY)
     for _ in range(pump.CALLS_AT_ONCE):
-        writer.pump.reserve("Adjust", 1, urgent=True)
-    assert [writer.pump.scan_limit(urgent=urgent) for urgent in (True, False)] == [0, 0]
+        writer.pump.reserve("Adjust", 1, urgent)
     state = pushes.take_read(PushState(target=target(TEE, 0)), LevelRead(available=10), 0)
     writer.lane.decide(lambda tx: writer.writer.put(tx, state))
     assert writer.lane.decide(lambda tx: writer.writer.next_work(tx, writer.pump)) == []
-    assert writer.pump.urgent
+    assert [writer.pump.next_of(queue) for queue in writer.pump.waiting.queues] == [[], [], []]
+    assert len(urgent) == 1
     await writer.lane.close()
 
 
@@ -538,8 +553,7 @@ async def test_a_listing_in_a_write_is_in_no_other() -> None:
     entry = Entry(listing=state.target.key, delta=-6, wanted=4, version=1)
     state = pushes.begin(state, intents.adjusting(DOMAIN, [entry], 0))
     writer.lane.decide(lambda tx: writer.writer.put(tx, pushes.take_target(state, target(TEE, 0, version=2))))
-    assert not writer.pump.urgent
-    assert not writer.pump.waiting
+    assert len(writer.pump.waiting) == 0
     await writer.lane.close()
 
 

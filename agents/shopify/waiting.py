@@ -1,0 +1,71 @@
+"""The order of work: what waits for a call to a shop, each listing once, the longest waiting first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from connectors.shopify.budget import FIRST_COST
+
+
+class Queue:
+    """Listings that wait for the same kind of attention."""
+
+    def __init__(self, *, urgent: bool = False) -> None:
+        self.urgent = urgent  # it may spend what others leave in the bucket
+        self.points = FIRST_COST  # what its next call is known to need
+        self._listings: dict[str, None] = {}
+
+    def first(self, count: int) -> list[str]:
+        """The longest waiting."""
+        return list(islice(self._listings, count))
+
+    def put(self, listing: str) -> None:
+        """Let a listing wait; one that does already keeps its place."""
+        self._listings.setdefault(listing)
+
+    def drop(self, listing: str) -> None:
+        """It does not wait any more."""
+        self._listings.pop(listing, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listings)
+
+    def __contains__(self, listing: str) -> bool:
+        return listing in self._listings
+
+    def __len__(self) -> int:
+        return len(self._listings)
+
+
+class Waiting:
+    """The queues of a shop, in the order in which they are served.
+
+    Reading goes last: it costs twenty times as much of the bucket as writing as many listings does, and a
+    listing that was read is then written at once, not after all others were read.
+    """
+
+    def __init__(self) -> None:
+        self.urgent = Queue(urgent=True)  # what reaches or leaves zero
+        self.ready = Queue()  # what differs otherwise
+        self.unread = Queue()  # what has to be read first
+        self.queues = (self.urgent, self.ready, self.unread)
+
+    def put(self, listing: str, queue: Queue) -> None:
+        """Let a listing wait in this queue, and in no other."""
+        for other in self.queues:
+            if other is not queue:
+                other.drop(listing)
+        queue.put(listing)
+
+    def drop(self, listings: Iterable[str]) -> None:
+        """These do not wait any more."""
+        for listing in listings:
+            for queue in self.queues:
+                queue.drop(listing)
+
+    def __contains__(self, listing: str) -> bool:
+        return any(listing in queue for queue in self.queues)
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self.queues)
