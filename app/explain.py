@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from agents.shopify.writer import Paused
 from app.exactly_once.partitioner import partition_of
 from app.kafka_tools import read_topic
 from app.records import (
@@ -63,7 +64,7 @@ OF_A_LISTING = (
     Source(topic="dead-letters.shopify", kind=Kind.DEAD_LETTER, record=DeadLetter),
 )
 OF_AN_ORDER = (Source(topic="shopify.orders", kind=Kind.WEBHOOK, record=Envelope),)
-BELIEFS = "skustream.shopify.pushes"
+BELIEFS, PAUSED = "skustream.shopify.pushes", "skustream.shopify.paused"
 
 
 async def explain(
@@ -149,8 +150,20 @@ class _Reader:
     async def beliefs(self, routes: Mapping[str, str]) -> list[Shown]:
         """What the writer knows of listings."""
         newest = {one.key: one.value for one in await self._records(BELIEFS, routes, None)}
-        states = (msgspec.json.decode(one, type=PushState) for one in newest.values() if one is not None)
-        return sorted((chain.shown(state) for state in states), key=lambda one: one.listing)
+        states = [msgspec.json.decode(one, type=PushState) for one in newest.values() if one is not None]
+        paused = await self._paused({state.target.shop for state in states})
+        told = (chain.shown(state, paused.get(state.target.shop, "")) for state in states)
+        return sorted(told, key=lambda one: one.listing)
+
+    async def _paused(self, shops: Iterable[str]) -> dict[str, str]:
+        """Why shops are paused, of those that are."""
+        records = await self._records(PAUSED, {shop: shop for shop in shops}, None)
+        newest = {one.key.decode(): one.value for one in records}
+        return {
+            shop: msgspec.json.decode(value, type=Paused).reason
+            for shop, value in newest.items()
+            if value is not None
+        }
 
     async def _records(self, topic: str, routes: Mapping[str, str], since_ms: int | None) -> list[Any]:
         keys = {key.encode() for key in routes}
@@ -218,7 +231,7 @@ def show(explanation: Explanation, console: Console) -> None:
         opened = "" if level.opened_at else " (never counted: nothing is published)"
         console.print(Text(f"version {level.version}, available {explanation.available}: {told}{opened}"))
     for one in explanation.listings:
-        state = f"waits for {one.waits_for}" if one.waits_for else "shows it"
+        state = f"not written, because {one.unwritten}" if one.unwritten else "shows it"
         missing = f" ({one.missing:+} to be written)" if one.missing else ""
         console.print(Text(f"{one.listing} should show {one.wanted}: {state}{missing}"))
     for check in explanation.checks:

@@ -78,7 +78,7 @@ class Shown(Struct, frozen=True, kw_only=True):
     listing: str
     wanted: int
     missing: int | None  # units that the next write would add; None: the listing is not read yet
-    waits_for: str = ""  # why a difference is not written yet
+    unwritten: str = ""  # why a difference is not written, or not yet
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
@@ -99,17 +99,21 @@ class Explanation(Struct, frozen=True, kw_only=True):
         return all(check.ok for check in self.checks)
 
 
-def shown(state: PushState) -> Shown:
-    """What the writer's record of a listing says."""
+def shown(state: PushState, paused: str = "") -> Shown:
+    """What the writer's record of a listing says; ``paused`` is why nothing is sent to its shop."""
     missing = pushes.difference(state) if state.offset is not None else None
     reasons = (
-        (bool(state.held), f"refused: {state.held}"),
+        (state.target.off, "its channel rule is off"),
+        (bool(state.held), f"the shop refused it: {state.held}"),
         (bool(state.intent), f"write {state.intent} is under way"),
+        (bool(paused) and missing != 0, f"its shop is paused: {paused}"),
+        (state.doubt is not None, "nobody knows whether a write was carried out: it is read again"),
         (missing is None, "it is not read yet"),
-        (missing != 0, "its turn, or its shop"),
+        (state.inactive and missing != 0, "its level is not active in the shop"),
+        (missing != 0, "it is not its turn, or its shop does not answer"),
     )
-    waits_for = next((reason for holds, reason in reasons if holds), "")
-    return Shown(listing=state.target.key, wanted=state.target.wanted, missing=missing, waits_for=waits_for)
+    unwritten = next((reason for holds, reason in reasons if holds), "")
+    return Shown(listing=state.target.key, wanted=state.target.wanted, missing=missing, unwritten=unwritten)
 
 
 def in_order(events: Iterable[Event]) -> list[Event]:

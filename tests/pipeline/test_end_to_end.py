@@ -270,7 +270,7 @@ async def test_a_sale_is_explained_from_its_webhook_to_the_write_in_the_other_sh
     found = await explain(running.stack.settings, key.sku, key.location, webhooks=True)
     assert found is not None
     assert [check for check in found.checks if not check.ok] == []
-    assert (found.available, [one.waits_for for one in found.listings]) == (OPENING - 2, ["", ""])
+    assert (found.available, [one.unwritten for one in found.listings]) == (OPENING - 2, ["", ""])
     [sale] = [one for one in found.events if one.kind is Kind.MOVEMENT and one.record.movement.cause.order]
     assert (sale.available, sale.record.movement.cause.order) == (OPENING - 2, order["id"])
     chain = [one for one in found.events if one.correlation_id == sale.correlation_id]

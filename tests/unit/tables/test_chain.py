@@ -24,7 +24,7 @@ from app.records import (
     StockRecord,
     Target,
 )
-from tables import pushes, stock
+from tables import stock
 from tables.chain import Check, Event, Kind, check_all, in_order, shown
 from tables.pushes import PushState
 
@@ -183,20 +183,32 @@ def test_events_of_one_instant_go_from_cause_to_effect(story: Story) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "missing", "waits_for"),
+    ("changes", "paused", "missing", "unwritten"),
     [
-        ({}, None, "it is not read yet"),
-        ({"offset": 3}, 0, ""),
-        ({"offset": 1}, 2, "its turn, or its shop"),
-        ({"offset": 1, "intent": "i-2"}, 2, "write i-2 is under way"),
-        ({"offset": 1, "held": "INVALID_LOCATION"}, 2, "refused: INVALID_LOCATION"),
+        ({}, "", None, "it is not read yet"),
+        ({"offset": 3}, "", 0, ""),
+        ({"offset": 3}, "HTTP 402", 0, ""),
+        ({"offset": 1}, "", 2, "it is not its turn, or its shop does not answer"),
+        ({"offset": 1}, "HTTP 402", 2, "its shop is paused: HTTP 402"),
+        ({"offset": 1, "inactive": True}, "", 2, "its level is not active in the shop"),
+        ({"offset": 1, "intent": "i-2"}, "", 2, "write i-2 is under way"),
+        ({"offset": 1, "held": "INVALID_LOCATION"}, "", 2, "the shop refused it: INVALID_LOCATION"),
     ],
 )
-def test_what_a_listing_waits_for(changes: dict[str, Any], missing: int | None, waits_for: str) -> None:
+def test_why_a_listing_is_not_written(
+    changes: dict[str, Any], paused: str, missing: int | None, unwritten: str
+) -> None:
     target = Target(
         shop=LISTING.shop, item=11, location_id=21, sku="TEE", location="main", available=4, wanted=3,
         committed=0, physical_total=0, version=1,
     )  # fmt: skip
-    told = shown(PushState(target=target, **changes))
-    assert (told.listing, told.wanted, told.missing, told.waits_for) == (LISTING.key, 3, missing, waits_for)
-    assert pushes.difference(PushState(target=target, **changes)) == (missing or 0)
+    told = shown(PushState(target=target, **changes), paused)
+    assert (told.listing, told.wanted, told.missing, told.unwritten) == (LISTING.key, 3, missing, unwritten)
+
+
+def test_a_listing_whose_rule_is_off_says_so() -> None:
+    target = Target(
+        shop=LISTING.shop, item=11, location_id=21, sku="TEE", location="main", available=4, wanted=0,
+        committed=0, physical_total=0, version=1, off=True,
+    )  # fmt: skip
+    assert shown(PushState(target=target, offset=2)).unwritten == "its channel rule is off"
