@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ SAMPLE_LISTINGS = 50
 """Some 200 points of the 6 000 that the smallest shop has in a minute."""
 SUSPECTS = 25
 """Of the sample, at most so many that differ for no known reason; the rest goes round all listings."""
+LOOK_LIFE_S = 600.0
+"""After that the writer need not look for a hand edit any more: the next sweep asks again."""
 RECORDS_AT_ONCE = 1_000
 """Differences told in one piece of the lane's work."""
 
@@ -170,6 +173,15 @@ class Reconciler:
         news = iter([*compared.gone, *compared.found])
         while part := list(islice(news, RECORDS_AT_ONCE)):
             await lane.submit(partial(self._memory.tell, found=part))
+        edits = iter([one for one in compared.found if one.kind is DriftClass.MERCHANT_EDIT])
+        while part := list(islice(edits, RECORDS_AT_ONCE)):
+            await lane.submit(partial(self._let_look, edits=part))
+
+    def _let_look(self, transaction: Transaction, edits: Sequence[Drift]) -> None:
+        """The writer reads twice and follows the shop's policy, as if a webhook had told it of the edit."""
+        expires_at = datetime.fromtimestamp(transaction.now_ms / 1000, UTC) + timedelta(seconds=LOOK_LIFE_S)
+        for one in edits:
+            emit(transaction, "shopify.corrections", drift.look_of(one, expires_at=expires_at))
 
     def _shop(self, lane: Lane, shop: str) -> Watched:
         key = lane, shop

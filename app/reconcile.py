@@ -69,7 +69,7 @@ def reconcile(ctx: click.Context, dry_run: bool, shops: tuple[str, ...], as_json
     if ctx.invoked_subcommand is not None:
         return
     settings: Settings = ctx.obj
-    reports = _run(settings, _compare(settings, shops, dry_run=dry_run))
+    reports = _run(settings, compare(settings, shops, dry_run=dry_run))
     if as_json:
         click.echo(msgspec.json.encode(reports))
     else:
@@ -109,7 +109,13 @@ def _run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
         raise unavailable(settings, error) from None
 
 
-async def _compare(settings: Settings, domains: Sequence[str], *, dry_run: bool) -> list[Report]:
+async def compare(settings: Settings, domains: Sequence[str], *, dry_run: bool) -> list[Report]:
+    """Compare shops (all when none is named) once; unless ``dry_run``, tell and correct what may be.
+
+    Raises:
+        UnknownShop, TopicMismatch, BrokerUnavailable: before anything is compared.
+        Retry, Rejected: a shop did not give all of its levels.
+    """
     async with _Shops(settings, domains) as shops:
         await topics.require(settings, TOPICS)
         return [

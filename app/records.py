@@ -418,7 +418,10 @@ class Correction(Record, frozen=True, kw_only=True):
     item: int
     location_id: int
     id: Annotated[Name, Meta(min_length=1)]  # deterministic; at most one write is made of it
-    action: Literal["reread", "set"]  # drop the belief and read again; or write an absolute value
+    action: Literal["reread", "set", "look"]
+    """Drop the belief and read again; write an absolute value; or read as if the shop had told of a level
+    that nothing explains, and follow its policy about hand edits.
+    """
     available: Quantity = 0  # `set`: the value read twice, and compared by the shop
     units: Quantity = 0  # `set`: available + committed of the same reading
     physical_total: int = 0  # of the belief when it was read

@@ -293,6 +293,19 @@ def correction_of(found: Drift, belief: Belief, level: ShopLevel, *, expires_at:
     )
 
 
+def look_of(found: Drift, *, expires_at: datetime) -> Correction:
+    """What the writer is asked about a hand edit of which no webhook has told it: to look for itself."""
+    return Correction(
+        shop=found.shop,
+        item=found.item,
+        location_id=found.location_id,
+        id=f"look-{found.key}-{found.found_at.isoformat()}",
+        action="look",
+        expires_at=expires_at,
+        reason=f"{found.kind}: {found.units_off:+d} units since {found.since.isoformat(timespec='seconds')}",
+    )
+
+
 def quiet(
     before: Belief,
     first: ShopLevel,

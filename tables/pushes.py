@@ -301,8 +301,11 @@ def objection(state: PushState | None, correction: Correction, now_ms: int) -> s
     return ""
 
 
-def correct(state: PushState, correction: Correction) -> PushState:
+def correct(state: PushState, correction: Correction, now_ms: int) -> PushState:
     """The state after a correction to which there is no objection: the read that it tells is the belief."""
+    if correction.action == "look":
+        noticed = state.noticed or Noticed(available=None, since_ms=now_ms)
+        return replace(state, noticed=noticed, corrected=correction.id)
     offset = None
     if correction.action == "set":
         offset = correction.units - state.target.physical_total - _pending_imports(state)

@@ -118,7 +118,7 @@ class Writer:
         if state is None or objection:
             self._object(transaction, correction, objection)
             return
-        state = pushes.correct(state, correction)
+        state = pushes.correct(state, correction, transaction.now_ms)
         entry = pushes.correcting_entry(state) if correction.action == "set" else None
         if entry is not None and not self.shadows(state.target):
             intent = intents.setting(correction, entry, transaction.now_ms)

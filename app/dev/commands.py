@@ -25,6 +25,7 @@ from app.dev.facts import Facts
 from app.dev.shops import SimulatorAdmin, catalogue, load
 from app.dev.status import Row, status_of
 from app.dev.supervisor import Ended, Stack, running_stack, state_file
+from app.dev.weather import WEATHERS
 from app.errors import Misconfigured
 from app.local_kafka import external_bootstrap
 from app.settings import Settings
@@ -189,20 +190,35 @@ def work_directory(name: str) -> Path:
 
 @click.command("demo")
 @click.option("--seconds", type=click.FloatRange(4, 3600), default=60.0, show_default=True)
+@click.option(
+    "--faults",
+    type=click.Choice(tuple(WEATHERS)),
+    default="light",
+    show_default=True,
+    help="How much goes wrong; 'heavy': lost webhooks, time-outs, hand edits, more kills.",
+)
+@click.option("--seed", type=int, default=7, show_default=True, help="Of the traffic and the faults.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON, and progress to stderr.")
 @click.pass_obj
-def demo(settings: Settings, seconds: float, as_json: bool) -> None:
+def demo(settings: Settings, seconds: float, faults: str, seed: int, as_json: bool) -> None:
     """Sell the same units in two shops for a minute, with faults and a SIGKILL, and check that all adds up.
 
     Exit 1 when anything does not.
     """
-    stack = Stack(work_directory("demo"), settings, external=external_bootstrap())
+    weather = WEATHERS[faults]
+    stack = Stack(
+        work_directory("demo"),
+        settings.model_copy(update=weather.settings),
+        environment={f"SKUSTREAM_{name.upper()}": f"{value:g}" for name, value in weather.settings.items()},
+        external=external_bootstrap(),
+        hand_edits=weather.hand_edits,
+    )
     begin = time.monotonic()
 
     def tell(line: str) -> None:
         click.echo(f"{time.monotonic() - begin:6.1f} s  {line}", err=as_json)
 
-    facts = _run(run_demo(stack, seconds, tell))
+    facts = _run(run_demo(stack, weather, seed, seconds, tell))
     if as_json:
         click.echo(msgspec.json.encode(facts))
     else:

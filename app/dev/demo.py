@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -16,6 +16,7 @@ from msgspec import Struct
 from app.dev.facts import Facts, gather, mismatches
 from app.dev.shops import DOMAINS, Key, NotPossible, SimulatorAdmin, catalogue, load
 from app.dev.supervisor import Ended, Stack
+from app.dev.weather import Weather
 from app.kafka_tools import levels
 from app.lag import lag_of
 from app.services import WORKERS
@@ -26,9 +27,11 @@ HOT = 40
 ROUNDS_A_SECOND = 12
 UP_LIMIT_S = 120.0
 LISTED_LIMIT_S = 120.0
-QUIET_LIMIT_S = 90.0
 TELL_S = 5.0
-VICTIM = "stock"
+EDITED = 300
+"""Keys, those that are ordered least, whose levels a merchant changes by hand: a shop that is given units
+which are not there sells them.
+"""
 
 Tell = Callable[[str], None]
 
@@ -45,7 +48,7 @@ class Traffic:
     """Shoppers and merchants of both shops."""
 
     def __init__(self, admin: SimulatorAdmin, keys: list[Key], random: Random) -> None:
-        self.accepted = self.refused = self.cancelled = self.fulfilled = self.refunded = 0
+        self.accepted = self.refused = self.cancelled = self.fulfilled = self.refunded = self.edited = 0
         self._admin = admin
         self._keys = keys
         self._random = random
@@ -60,6 +63,17 @@ class Traffic:
             await asyncio.gather(self._both_shops(), self._merchant())
             rounds += 1
             await asyncio.sleep(max(0.0, rounds / ROUNDS_A_SECOND - spent))
+
+    async def edit(self, seconds: float, a_second: float) -> None:
+        """Change levels by hand for so long."""
+        for _ in range(int(seconds * a_second)):
+            await asyncio.sleep(1 / a_second)
+            listing = self._random.choice(self._random.choice(self._keys[-EDITED:]).listings)
+            delta = self._random.choice((-2, -1, 1, 2))
+            await self._admin.act(
+                "edit", shop=listing.shop, item=listing.item, location=listing.location_id, delta=delta
+            )
+            self.edited += 1
 
     async def _both_shops(self) -> None:
         """The same key in both shops at once; sometimes only one of them."""
@@ -122,7 +136,7 @@ class Traffic:
         self.refunded += 1
 
 
-async def demo(stack: Stack, seconds: float, tell: Tell) -> Facts:
+async def demo(stack: Stack, weather: Weather, seed: int, seconds: float, tell: Tell) -> Facts:
     """Run the demo on a stack that is not started yet, and stop it in any case."""
     keys = catalogue(SKUS, OPENING)
     begin = time.monotonic()
@@ -136,31 +150,33 @@ async def demo(stack: Stack, seconds: float, tell: Tell) -> Facts:
             tell(
                 f"after {time.monotonic() - begin:.0f} s: {SKUS} SKUs at 3 locations are listed in two shops"
             )
-            await _busy(stack, admin, keys, seconds, tell)
+            await _busy(stack, admin, keys, weather, seed, seconds, tell)
             tell("waiting until everything is quiet")
-            await quiet(stack, admin, keys)
+            await quiet(stack, admin, keys, weather.quiet_limit_s)
             return await gather(stack.settings, admin, keys)
     finally:
         await stack.stop()
 
 
-async def _busy(stack: Stack, admin: SimulatorAdmin, keys: list[Key], seconds: float, tell: Tell) -> None:
-    await admin.act(
-        "faults",
-        duplicate_every=10,
-        late_probability=0.03,
-        late_s=2.0,
-        reorder_ms=50,
-        latency_ms=20,
-        probability={"error_before": 0.01, "error_after": 0.02, "drop_connection": 0.01, "http_429": 0.01},
-    )
-    traffic = Traffic(admin, keys, Random(7))
+async def _busy(
+    stack: Stack,
+    admin: SimulatorAdmin,
+    keys: list[Key],
+    weather: Weather,
+    seed: int,
+    seconds: float,
+    tell: Tell,
+) -> None:
+    await admin.act("faults", seed=seed, **weather.faults)
+    traffic = Traffic(admin, keys, Random(seed))
     telling = asyncio.create_task(_progress(traffic, tell))
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(traffic.run(seconds))
             group.create_task(_warehouse(stack, keys, seconds, tell))
-            group.create_task(_kill(stack, seconds, tell))
+            group.create_task(_kill(stack, weather.victims, seconds, tell))
+            if weather.edits_a_second:
+                group.create_task(traffic.edit(seconds, weather.edits_a_second))
     finally:
         telling.cancel()
         await admin.act("faults")
@@ -169,16 +185,18 @@ async def _busy(stack: Stack, admin: SimulatorAdmin, keys: list[Key], seconds: f
 async def _progress(traffic: Traffic, tell: Tell) -> None:
     while True:
         await asyncio.sleep(TELL_S)
+        edited = f", changed by hand {traffic.edited}" if traffic.edited else ""
         tell(
             f"orders {traffic.accepted}, refused as sold out {traffic.refused}, "
-            f"cancelled {traffic.cancelled}, shipped {traffic.fulfilled}, refunded {traffic.refunded}"
+            f"cancelled {traffic.cancelled}, shipped {traffic.fulfilled}, refunded {traffic.refunded}{edited}"
         )
 
 
-async def _kill(stack: Stack, seconds: float, tell: Tell) -> None:
-    await asyncio.sleep(seconds / 2)
-    tell(f"SIGKILL to the service {VICTIM}; the supervisor starts it again")
-    stack.signal(VICTIM, signal.SIGKILL)
+async def _kill(stack: Stack, victims: Sequence[str], seconds: float, tell: Tell) -> None:
+    for victim in victims:
+        await asyncio.sleep(seconds / (len(victims) + 1))
+        tell(f"SIGKILL to the service {victim}; the supervisor starts it again")
+        stack.signal(victim, signal.SIGKILL)
 
 
 async def _warehouse(stack: Stack, keys: list[Key], seconds: float, tell: Tell) -> None:
@@ -212,7 +230,7 @@ async def listed(stack: Stack, admin: SimulatorAdmin, keys: list[Key]) -> bool:
     return opened >= len(keys) and not mismatches(known, keys, shown)
 
 
-async def quiet(stack: Stack, admin: SimulatorAdmin, keys: list[Key], limit_s: float = QUIET_LIMIT_S) -> None:
+async def quiet(stack: Stack, admin: SimulatorAdmin, keys: list[Key], limit_s: float) -> None:
     """Wait until nothing is under way; listings that stay wrong after the limit are left to the facts."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:

@@ -17,9 +17,11 @@ from msgspec import Struct
 
 from app.dev.shops import Key, SimulatorAdmin
 from app.kafka_tools import levels, read_topic
+from app.reconcile import compare
 from app.records import (
     Alert,
     AlertKind,
+    DriftClass,
     Envelope,
     Listing,
     MovementKind,
@@ -48,6 +50,12 @@ class Facts(Struct, frozen=True, kw_only=True):
     mismatched: int  # listings that show something else than they should
     lost: int  # units that moved in a shop and not here
     doubled: int  # units that moved here and not in a shop
+    hand_edits: int  # changes of stock in a shop's admin
+    unexplained: int  # differences for which `skustream reconcile` has no cause
+    differences: int  # all that it finds, whatever their class
+    writes: int  # listings written, as the shops acknowledged them
+    writes_not_once: int  # of these, not exactly once in the shop's own log; or there and never acknowledged
+    sales_overwritten: int  # units by which a write did something else than it was decided to do
     click_to_stock_ms_p50: float  # from the shopper's click to the other shop's stock
     click_to_stock_ms_p99: float
     problems: list[str] = []  # what is mismatched, lost or doubled, in words
@@ -56,6 +64,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     def add_up(self) -> bool:
         """Whether everything is as promised."""
         wrong = self.mismatched + self.lost + self.doubled + self.oversold_otherwise + self.oversold_unnamed
+        wrong += self.differences + self.writes_not_once + self.sales_overwritten
         return wrong == 0 and self.orders > 0
 
 
@@ -105,7 +114,11 @@ async def gather(settings: Settings, admin: SimulatorAdmin, keys: Iterable[Key])
     known = await levels(settings)
     applied = [outcome for outcome in outcomes if outcome.result is Result.APPLIED]
     sales = _sales(applied, log)
-    seen = shown_writes(await read_pushes(settings), log)
+    pushes = await read_pushes(settings)
+    seen = shown_writes(pushes, log)
+    writes = check_writes(pushes, log)
+    reports = await compare(settings, (), dry_run=True)
+    found = [one for report in reports for one in report.found]
     across, otherwise = _oversold(sales, seen, wanted)
     differences = _differences(known, wanted, applied, shown, log)
     wrong = mismatches(known, wanted.values(), shown)
@@ -122,9 +135,20 @@ async def gather(settings: Settings, admin: SimulatorAdmin, keys: Iterable[Key])
         mismatched=len(wrong),
         lost=sum(max(0, -difference.units) for difference in differences),
         doubled=sum(max(0, one.units) for one in differences) + sum(count - 1 for count in repeated.values()),
+        hand_edits=sum(entry["kind"] == "edited" for entry in log),
+        unexplained=sum(one.kind is DriftClass.UNEXPLAINED for one in found),
+        differences=len(found),
+        writes=writes.acknowledged,
+        writes_not_once=len(writes.not_once),
+        sales_overwritten=writes.overwritten,
         click_to_stock_ms_p50=_percentile(times, 50),
         click_to_stock_ms_p99=_percentile(times, 99),
-        problems=[*wrong, *(one.describe() for one in differences if one.units)],
+        problems=[
+            *wrong,
+            *(one.describe() for one in differences if one.units),
+            *writes.not_once,
+            *(f"{one.key}: {one.kind} {one.units_off:+d} units, {one.detail}" for one in found),
+        ],
     )
 
 
@@ -221,6 +245,37 @@ def shown_writes(pushes: Iterable[Push], log: Iterable[Mapping[str, Any]]) -> di
     }
 
 
+class Writes(Struct, frozen=True, kw_only=True):
+    """The writes that the shops acknowledged, against the shops' own log."""
+
+    acknowledged: int
+    not_once: list[str]  # in words
+    overwritten: int  # units
+
+
+def check_writes(pushes: Iterable[Push], log: Iterable[Mapping[str, Any]]) -> Writes:
+    """Whether each acknowledged entry of a write is in the log exactly once, by as much as was decided."""
+    decided = {
+        (push.intent, push.shop, push.item, push.location_id): push.delta
+        for push in pushes
+        if push.result is PushResult.ACKNOWLEDGED and push.delta
+    }
+    done: dict[tuple[str, str, int, int], list[int]] = defaultdict(list)
+    for entry in log:
+        if entry["kind"] == "pushed":
+            done[entry["key"], entry["shop"], entry["item"], entry["location"]].append(entry["delta"])
+    return Writes(
+        acknowledged=len(decided),
+        not_once=[
+            f"write {'/'.join(map(str, entry))}: acknowledged {int(entry in decided)} times, "
+            f"carried out {len(done.get(entry, []))} times"
+            for entry in sorted(decided.keys() | done.keys())
+            if entry not in decided or len(done.get(entry, [])) != 1
+        ],
+        overwritten=sum(abs(sum(done.get(entry, [delta])) - delta) for entry, delta in decided.items()),
+    )
+
+
 def _others(key: Key, shop: str) -> list[Listing]:
     return [listing for listing in key.listings if listing.shop != shop]
 
@@ -295,10 +350,10 @@ def _differences(
 
 
 def _own_movements(applied: Iterable[Outcome]) -> Counter[str]:
-    """What moved on_hand without any shop: counts and receipts."""
+    """What moved on_hand without any order: counts, receipts, and what was changed by hand in a shop."""
     moved: Counter[str] = Counter()
     for outcome in applied:
-        if not outcome.movement.cause.shop:
+        if outcome.movement.cause.order is None:
             moved[outcome.movement.key] += outcome.after.on_hand - outcome.before.on_hand
     return moved
 

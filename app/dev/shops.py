@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,15 @@ class Key(Struct, frozen=True, kw_only=True):
         return f"{self.sku}@{self.location}"
 
 
-def write_shops_file(path: Path, simulator_port: int, *, simulated: bool = True) -> None:
+def write_shops_file(
+    path: Path, simulator_port: int, *, simulated: bool = True, hand_edits: Sequence[str] = ()
+) -> None:
     """The shops file of the demo shops; their secrets are worth nothing.
 
     ``simulated``: the simulator runs, so that orders can be asked where they are to leave from.
+    ``hand_edits``: each shop's policy; without any the usual one.
     """
-    shops = {
+    shops: dict[str, dict[str, Any]] = {
         domain: {
             "api_url": f"http://127.0.0.1:{simulator_port}/{domain}",
             "access_token": f"example-token-{domain.partition('.')[0]}",
@@ -52,6 +56,8 @@ def write_shops_file(path: Path, simulator_port: int, *, simulated: bool = True)
         }
         for number, domain in enumerate(DOMAINS)
     }
+    for shop, policy in zip(shops.values(), hand_edits, strict=False):
+        shop["hand_edits"] = policy
     path.write_text(yaml.safe_dump({"shops": shops}, sort_keys=False))
 
 

@@ -144,6 +144,7 @@ class Stack:
         environment: Mapping[str, str] | None = None,
         external: str | None = None,
         brokers: int = 1,
+        hand_edits: Sequence[str] = (),
     ) -> None:
         """Prepare a stack.
 
@@ -156,6 +157,7 @@ class Stack:
             environment: further variables of every process.
             external: the bootstrap servers of a cluster to use, instead of brokers of its own.
             brokers: how many of its own; three replicate every topic three times.
+            hand_edits: the policies of the demo shops about stock that is changed by hand.
         """
         self.directory = directory
         self.processes: dict[str, Process] = {}
@@ -164,6 +166,7 @@ class Stack:
         self._workers = dict(workers or {})
         self._only = only
         self._extra = dict(environment or {})
+        self._hand_edits = hand_edits
         self._keepers: dict[str, asyncio.Task[None]] = {}  # by process
         self._broker_keepers: list[asyncio.Task[None]] = []
         self._broker_change = asyncio.Lock()
@@ -200,7 +203,9 @@ class Stack:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         simulated = SIMULATOR in self._only
-        write_shops_file(self.shops_file, self.simulator_port, simulated=simulated)
+        write_shops_file(
+            self.shops_file, self.simulator_port, simulated=simulated, hand_edits=self._hand_edits
+        )
         if self.cluster is not None:
             await asyncio.to_thread(self.cluster.start)
             self._broker_keepers = [

@@ -163,7 +163,7 @@ def correction(value: bytes, head: list[tuple[str, bytes]]) -> None:
     told = decode_correction(value)
     state = pushes.take_read(pushes.take_target(None, decode_target(TARGET)), LevelRead(available=3), 0)
     if not pushes.objection(state, told, 0) and told.action == "set":
-        entry = pushes.correcting_entry(pushes.correct(state, told))
+        entry = pushes.correcting_entry(pushes.correct(state, told, 0))
         assert entry is None or setting(told, entry, 0).entries == [entry]
 
 

@@ -367,9 +367,10 @@ async def test_a_sale_that_we_hear_of_later_explains_its_level(shop: Simulated) 
         assert writer.state(TEE).noticed is None
 
 
+@pytest.mark.parametrize("told_by", ["webhook", "reconcile"])
 @pytest.mark.parametrize("policy", ["import", "overrule", "report"])
 async def test_a_hand_edit_is_followed_by_the_shops_policy(
-    shop: Simulated, policy: str, monkeypatch: pytest.MonkeyPatch
+    shop: Simulated, policy: str, told_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tables.edits.FIRST_LOOK_S", 0.05)
     monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.05)
@@ -378,7 +379,11 @@ async def test_a_hand_edit_is_followed_by_the_shops_policy(
         writer.take(target(TEE, 10))
         await settled(writer, TEE)
         await shop.act("edit", shop=DOMAIN, item=TEE, location=MAIN, delta=5)
-        writer.level(*level(TEE, 15))
+        if told_by == "webhook":
+            writer.level(*level(TEE, 15))
+        else:
+            writer.correct(correction(action="look"))
+        assert writer.state(TEE).noticed is not None
         await writer.until(lambda: writer.state(TEE).noticed is None, "the edit is confirmed")
         await settled(writer, TEE)
         imported = writer.emitted("stock.movements", Movement)
