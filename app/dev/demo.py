@@ -19,6 +19,7 @@ from app.dev.supervisor import Ended, Stack
 from app.dev.weather import Weather
 from app.kafka_tools import levels
 from app.lag import lag_of
+from app.reconcile import compare
 from app.services import WORKERS
 
 SKUS, OPENING = 200, 12
@@ -28,6 +29,7 @@ ROUNDS_A_SECOND = 12
 UP_LIMIT_S = 120.0
 LISTED_LIMIT_S = 120.0
 TELL_S = 5.0
+AGREED_POLL_S = 5.0
 EDITED = 300
 """Keys, those that are ordered least, whose levels a merchant changes by hand: a shop that is given units
 which are not there sells them.
@@ -152,7 +154,9 @@ async def demo(stack: Stack, weather: Weather, seed: int, seconds: float, tell: 
             )
             await _busy(stack, admin, keys, weather, seed, seconds, tell)
             tell("waiting until everything is quiet")
+            end = time.monotonic() + weather.quiet_limit_s
             await quiet(stack, admin, keys, weather.quiet_limit_s)
+            await _agreed(stack, end)
             return await gather(stack.settings, admin, keys)
     finally:
         await stack.stop()
@@ -237,6 +241,15 @@ async def quiet(stack: Stack, admin: SimulatorAdmin, keys: list[Key], limit_s: f
         if await _still(stack, admin) and await listed(stack, admin, keys) and await _still(stack, admin):
             return
         await asyncio.sleep(0.5)
+
+
+async def _agreed(stack: Stack, end: float) -> None:
+    """Wait until nothing differs: a shipment that nobody has told us of changes nothing for sale."""
+    while time.monotonic() < end:
+        reports = await compare(stack.settings, (), dry_run=True)
+        if not any(report.found for report in reports):
+            return
+        await asyncio.sleep(AGREED_POLL_S)
 
 
 async def _still(stack: Stack, admin: SimulatorAdmin) -> bool:
