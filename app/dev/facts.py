@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from statistics import quantiles
 from typing import Any
 
@@ -44,6 +45,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     movements: int  # applied
     duplicates_refused: int  # webhooks delivered more than once, and movements told more than once
     oversold_across_shops: int  # units sold in one shop before our lowering write could reach it
+    oversold_put_back: int  # units of a cancel or return, sold again before our write could take them back
     oversold_otherwise: int
     oversold_unnamed: int  # units that no alert names
     listings: int
@@ -79,6 +81,25 @@ class Sale(Struct, frozen=True, kw_only=True):
     before: int  # available, before it
     oversold: int
     movement: str
+    occurred_at: datetime
+
+
+class PutBack(Struct, frozen=True, kw_only=True):
+    """Units that a shop put back for sale by itself, as the ledger has it."""
+
+    shop: str
+    units: int
+    version: int  # of the stock key, after it
+    occurred_at: datetime
+
+
+class Oversold(Struct, kw_only=True):
+    """Oversold units, by what explains them."""
+
+    across: int = 0
+    put_back: int = 0
+    otherwise: int = 0
+    problems: list[str] = []
 
 
 class Difference(Struct, frozen=True, kw_only=True):
@@ -119,7 +140,7 @@ async def gather(settings: Settings, admin: SimulatorAdmin, keys: Iterable[Key])
     writes = check_writes(pushes, log)
     reports = await compare(settings, (), dry_run=True)
     found = [one for report in reports for one in report.found]
-    across, otherwise = _oversold(sales, seen, wanted)
+    oversold = _oversold(sales, _put_back(applied), seen, wanted)
     differences = _differences(known, wanted, applied, shown, log)
     wrong = mismatches(known, wanted.values(), shown)
     repeated = Counter(outcome.movement.id for outcome in applied)
@@ -128,8 +149,9 @@ async def gather(settings: Settings, admin: SimulatorAdmin, keys: Iterable[Key])
         orders=len({(entry["shop"], entry["order"]) for entry in log if entry["kind"] == "sold"}),
         movements=len(applied),
         duplicates_refused=len(outcomes) - len(repeated) + await _repeated_webhooks(settings),
-        oversold_across_shops=across,
-        oversold_otherwise=otherwise,
+        oversold_across_shops=oversold.across,
+        oversold_put_back=oversold.put_back,
+        oversold_otherwise=oversold.otherwise,
         oversold_unnamed=await _unnamed(settings, applied),
         listings=sum(len(key.listings) for key in wanted.values()),
         mismatched=len(wrong),
@@ -145,6 +167,7 @@ async def gather(settings: Settings, admin: SimulatorAdmin, keys: Iterable[Key])
         click_to_stock_ms_p99=_percentile(times, 99),
         problems=[
             *wrong,
+            *oversold.problems,
             *(one.describe() for one in differences if one.units),
             *writes.not_once,
             *(f"{one.key}: {one.kind} {one.units_off:+d} units, {one.detail}" for one in found),
@@ -214,6 +237,7 @@ def _sales(applied: Iterable[Outcome], log: Iterable[Mapping[str, Any]]) -> list
                     before=outcome.before.available,
                     oversold=outcome.oversold,
                     movement=movement.id,
+                    occurred_at=movement.occurred_at,
                 )
             )
     return sales
@@ -280,29 +304,78 @@ def _others(key: Key, shop: str) -> list[Listing]:
     return [listing for listing in key.listings if listing.shop != shop]
 
 
-def _reached(sale: Sale, shop: str, seen: Mapping[str, Shown], keys: Mapping[str, Key]) -> float:
-    """When the sale had lowered the stock of another shop."""
-    listing = next(one for one in keys[sale.key].listings if one.shop == shop)
-    return seen.get(listing.key, Shown()).since(sale.version)
+def _reached(shop: str, key: str, version: int, seen: Mapping[str, Shown], keys: Mapping[str, Key]) -> float:
+    """When what a version of a key says had reached a shop."""
+    listing = next(one for one in keys[key].listings if one.shop == shop)
+    return seen.get(listing.key, Shown()).since(version)
 
 
-def _oversold(sales: Iterable[Sale], seen: Mapping[str, Shown], keys: Mapping[str, Key]) -> tuple[int, int]:
-    """Oversold units: those of which another shop could not know yet, and all others."""
+def _put_back(applied: Iterable[Outcome]) -> dict[str, list[PutBack]]:
+    """By stock key: what its shops put back, and could sell again."""
+    found: dict[str, list[PutBack]] = defaultdict(list)
+    for outcome in applied:
+        units = outcome.after.available - outcome.before.available
+        if units > 0:
+            found[outcome.movement.key].append(
+                PutBack(
+                    shop=outcome.movement.cause.shop,
+                    units=units,
+                    version=outcome.version,
+                    occurred_at=outcome.movement.occurred_at,
+                )
+            )
+    return found
+
+
+def _oversold(
+    sales: Iterable[Sale],
+    put_back: Mapping[str, Sequence[PutBack]],
+    seen: Mapping[str, Shown],
+    keys: Mapping[str, Key],
+) -> Oversold:
+    """Oversold units: sold while another shop could not know of it yet, or put back by the shop itself."""
     by_key: dict[str, list[Sale]] = defaultdict(list)
     for sale in sales:
         by_key[sale.key].append(sale)
-    across = otherwise = 0
+    told = Oversold()
     for sale in (one for group in by_key.values() for one in group if one.oversold):
-        blind = 0
-        for other in by_key[sale.key]:
-            if other.shop == sale.shop:
-                continue
-            first, second = sorted((sale, other), key=lambda one: one.clicked)
-            if _reached(first, second.shop, seen, keys) > second.clicked:
-                blind += other.quantity
-        across += min(sale.oversold, blind)
-        otherwise += max(0, sale.oversold - blind)
-    return across, otherwise
+        across = min(sale.oversold, _blind(sale, by_key[sale.key], seen, keys))
+        own = _not_taken_back(sale, put_back.get(sale.key, ()), seen, keys)
+        again = min(sale.oversold - across, own)
+        otherwise = sale.oversold - across - again
+        told.across += across
+        told.put_back += again
+        told.otherwise += otherwise
+        if otherwise:
+            told.problems.append(
+                f"{sale.key}: {otherwise} units oversold by {sale.movement}, nothing says why"
+            )
+    return told
+
+
+def _not_taken_back(
+    sale: Sale, put_back: Iterable[PutBack], seen: Mapping[str, Shown], keys: Mapping[str, Key]
+) -> int:
+    """Units that the sale's shop had put back itself, and that our write had not taken away again."""
+    return sum(
+        one.units
+        for one in put_back
+        if one.shop == sale.shop
+        and one.occurred_at <= sale.occurred_at
+        and _reached(sale.shop, sale.key, one.version, seen, keys) > sale.clicked
+    )
+
+
+def _blind(sale: Sale, others: Iterable[Sale], seen: Mapping[str, Shown], keys: Mapping[str, Key]) -> int:
+    """Units of the same key that another shop sold without either knowing of the other yet."""
+    blind = 0
+    for other in others:
+        if other.shop == sale.shop:
+            continue
+        first, second = sorted((sale, other), key=lambda one: one.clicked)
+        if _reached(second.shop, sale.key, first.version, seen, keys) > second.clicked:
+            blind += other.quantity
+    return blind
 
 
 def _click_to_stock(sales: Iterable[Sale], seen: Mapping[str, Shown], keys: Mapping[str, Key]) -> list[float]:
@@ -312,7 +385,7 @@ def _click_to_stock(sales: Iterable[Sale], seen: Mapping[str, Shown], keys: Mapp
         if sale.before <= 0:
             continue  # the other shop showed 0 already
         for listing in _others(keys[sale.key], sale.shop):
-            at = _reached(sale, listing.shop, seen, keys)
+            at = _reached(listing.shop, sale.key, sale.version, seen, keys)
             if at != float("inf"):
                 times.append(max(0.0, (at - sale.clicked) * 1000))
     return times
