@@ -60,7 +60,7 @@ from tables.chain import Kind
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="module")]
 LIMIT_S = 60.0
 BROKER_AWAY_S = float(os.environ.get("TEST_BROKER_AWAY_S", "8"))
-SKUS, OPENING = 13, 50
+SKUS, OPENING = 15, 50
 WEBHOOK_HELD_S = 8.0
 NORTH, SOUTH = DOMAINS
 
@@ -333,13 +333,13 @@ async def test_what_was_sold_and_not_heard_of_yet_is_not_overwritten(running: Ru
     """10 in stock, 3 sold with the webhook still on its way, 5 received: 12, and 12 when it has come."""
     key = running.key()
     north, south = key.listings
-    await send_movements(running.stack.settings, [_counted(key, 10)])
+    await send_movements(running.stack.settings, [counted(key, 10)])
     await until(lambda: _is(running.shows(north), 10), "10 in stock")
     await running.quiet()
     await running.admin.act("faults", late_probability=1.0, late_s=WEBHOOK_HELD_S)
     try:
         await running.sell(key, 3)
-        await send_movements(running.stack.settings, [_received(key, 5)])
+        await send_movements(running.stack.settings, [received(key, 5)])
         await until(lambda: _is(running.shows(north), 12), "the receipt is added to what is left")
         assert (await running.level(key)).committed == 0, "nobody has told us of the sale"
         assert await running.shows(south) == 15
@@ -349,17 +349,6 @@ async def test_what_was_sold_and_not_heard_of_yet_is_not_overwritten(running: Ru
     await running.quiet()
     assert await running.shows(north) == 12
     assert [push["delta"] for push in await running.log("pushed", item=north.item)][-1] == 5
-
-
-def _counted(key: Key, quantity: int) -> Movement:
-    now = datetime.now(UTC)
-    return _received(key, quantity, kind=MovementKind.COUNTED, occurred_at=now, as_of=now, id=f"count:{now}")
-
-
-def _received(key: Key, quantity: int, **fields: Any) -> Movement:
-    now = datetime.now(UTC)
-    told = {"id": f"receipt:{now}", "kind": MovementKind.RECEIVED, "occurred_at": now, "source": "wms:test"}
-    return Movement(sku=key.sku, location=key.location, quantity=quantity, **{**told, **fields})  # type: ignore[arg-type]
 
 
 async def test_a_cancelled_order_without_refund_lines_is_read(running: Running) -> None:
@@ -509,16 +498,26 @@ async def test_everything_adds_up_in_the_end(running: Running) -> None:
     assert facts.duplicates_refused >= 100
 
 
-def received(key: Key) -> Movement:
-    """A receipt of one unit."""
+def received(key: Key, quantity: int = 1) -> Movement:
+    """A receipt."""
+    return _movement(key, MovementKind.RECEIVED, quantity)
+
+
+def counted(key: Key, quantity: int) -> Movement:
+    """A count as of now."""
+    return _movement(key, MovementKind.COUNTED, quantity, as_of=datetime.now(UTC))
+
+
+def _movement(key: Key, kind: MovementKind, quantity: int, **fields: datetime) -> Movement:
     return Movement(
-        id=f"receipt-of-{key.name}",
-        kind=MovementKind.RECEIVED,
+        id=f"{kind}-of-{key.name}",
+        kind=kind,
         sku=key.sku,
         location=key.location,
-        quantity=1,
+        quantity=quantity,
         source="test",
         occurred_at=datetime.now(UTC),
+        **fields,  # type: ignore[arg-type]  # an instant
     )
 
 
