@@ -48,10 +48,30 @@ def test_three_minutes_of_chaos_with_three_brokers_and_standbys(tmp_path: Path) 
     assert facts["events"] >= 100_000
 
 
+WRONG = (
+    "mismatched",
+    "lost",
+    "doubled",
+    "oversold_otherwise",
+    "oversold_unnamed",
+    "differences",
+    "writes_not_once",
+    "sales_overwritten",
+)
+
+
 @pytest.mark.timeout(400)
 def test_a_short_demo_adds_up(tmp_path: Path) -> None:
     facts = run(tmp_path, "demo", "--seconds", "15", limit_s=380)
     assert facts["orders"] > 50
     assert facts["duplicates_refused"] > 0
-    wrong = ("mismatched", "lost", "doubled", "oversold_otherwise", "oversold_unnamed")
-    assert {name: facts[name] for name in wrong} == dict.fromkeys(wrong, 0)
+    assert facts["writes"] > 50
+    assert {name: facts[name] for name in WRONG} == dict.fromkeys(WRONG, 0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_demo_with_everything_that_can_go_wrong_adds_up(tmp_path: Path) -> None:
+    facts = run(tmp_path, "demo", "--faults", "heavy", "--seed", "3", limit_s=580)
+    assert facts["hand_edits"] > 30
+    assert {name: facts[name] for name in WRONG} == dict.fromkeys(WRONG, 0)
