@@ -228,18 +228,6 @@ def entry_of(state: PushState, offset: int | None = None) -> Entry:
 # --- what became of a write --------------------------------------------------------------------
 
 
-def _entry(state: PushState) -> Entry:
-    target = state.target
-    return Entry(
-        listing=target.key,
-        delta=difference(state),
-        wanted=target.wanted,
-        version=target.version,
-        occurred_at=state.since,
-        correlation_id=target.correlation_id,
-    )
-
-
 def begin(state: PushState, intent: Intent) -> PushState:
     """The listing is in this intent."""
     return replace(state, intent=intent.key, shadowed=None)

@@ -231,6 +231,8 @@ class Writer:
                 self._take_first(transaction, state, level, asked.physical_total)
             elif state.noticed is not None:
                 self.levels.look(transaction, pump, state, level, asked.version)
+            else:  # explained meanwhile, maybe by a target that is to be written
+                transaction.after_commit(partial(self._notice, transaction.lane, state))
 
     def _take_first(
         self, transaction: Transaction, state: PushState, level: LevelRead, physical_total: int

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from support.one_lane import Bench, Memory, bench
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
-from agents.shopify import intents, pump
+from agents.shopify import intents, metrics, pump
 from agents.shopify.breaker import FAILURES, State
 from agents.shopify.plan import Read, Send
 from app.records import (
@@ -414,6 +414,23 @@ async def test_an_order_on_its_way_is_not_taken_for_a_hand_edit(
         writer.level(*level(TEE, 7))
         await writer.until(lambda: writer.state(TEE).noticed is None, "the read finds no unit missing")
         assert writer.emitted("stock.movements", Movement) == []
+
+
+async def test_a_target_that_comes_while_its_listing_is_looked_at_is_written(
+    shop: Simulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.01)
+    async with bench(shop.shop) as writer:
+        writer.take(target(TEE, 10))
+        await settled(writer, TEE)
+        await shop.sell((TEE, 1))
+        await shop.act("faults", latency_ms=200)
+        writer.level(*level(TEE, 9))
+        await writer.until(lambda: metrics.UNDER_WAY.labels(DOMAIN)._value.get(), "the listing is read")
+        writer.take(target(TEE, 7, version=2, committed=1))  # it explains the 9, and wants two less
+        assert writer.state(TEE).noticed is None
+        await settled(writer, TEE)
+        assert await shop.available(TEE) == 7
 
 
 # --- shadow mode -------------------------------------------------------------------------------
