@@ -15,7 +15,7 @@ from agents.shopify import intents, metrics
 from agents.shopify.breaker import Breaker, State
 from agents.shopify.plan import ACTIVATE, ADJUST, LEVELS, SET, Activate, Read, Send, Work
 from agents.shopify.waiting import Queue, Waiting
-from app.errors import OutcomeUnknown, Retry
+from app.errors import OutcomeUnknown, Rejected, Retry
 from app.exactly_once import App, Lane
 from connectors.shopify.budget import FIRST_COST, Reservation
 from connectors.shopify.client import CallRefused, ShopClient, ShopUnavailable, Throttled, UserFault
@@ -62,7 +62,7 @@ class Pump:
         self._lane = lane
         self._client: ShopClient = writer.clients.of(shop)
         self._calls: set[asyncio.Task[None]] = set()
-        self._reserved = 0  # calls that are decided or under way
+        self._reserved: set[Reservation] = set()  # of calls that are decided or under way
         self._busy: set[str] = set()  # being read or activated, or put off
         self._looks: set[str] = set()  # listings with a look to come
         self.not_executed = 0  # calls of which the shop carried out nothing, in a row
@@ -72,9 +72,15 @@ class Pump:
         self._task = app.background(self._run(), f"pump {shop}")
 
     def stop(self) -> None:
-        """The lane is gone; calls under way are left to its next owner."""
+        """The lane is gone; calls under way are left to its next owner, and take no points any more.
+
+        The budget outlives the pump: what was decided and never sent would be missing in it for ever.
+        """
         for task in (self._task, *self._calls):
             task.cancel()
+        for reserved in self._reserved:
+            self._client.budget.end(reserved)
+        self._reserved.clear()
         self._waiting_gauge.set(0)
 
     # -- what waits ------------------------------------------------------------------------------
@@ -160,13 +166,14 @@ class Pump:
             queue.points = points
             return None
         queue.points = FIRST_COST
-        self._reserved += 1
-        return self._client.budget.begin(kind, size)
+        reserved = self._client.budget.begin(kind, size)
+        self._reserved.add(reserved)
+        return reserved
 
     def _free(self, *, urgent: bool) -> int:
         if self.breaker.state is not State.CLOSED:
-            return 1 if self._reserved == 0 and self.breaker.wait_s == 0 else 0
-        return max(0, CALLS_AT_ONCE - self._reserved - (0 if urgent else URGENT_CALLS))
+            return 1 if not self._reserved and self.breaker.wait_s == 0 else 0
+        return max(0, CALLS_AT_ONCE - len(self._reserved) - (0 if urgent else URGENT_CALLS))
 
     async def _ready(self) -> None:
         """Wait until something waits that can be called for."""
@@ -219,7 +226,7 @@ class Pump:
             else:
                 await self._activate(work)
         finally:
-            self._reserved -= 1
+            self._reserved.discard(work.reserved)
 
     async def _carry_out(self, intent: Intent, reserved: Reservation | None) -> None:
         """Carry out a write exactly once.
@@ -279,7 +286,12 @@ class Pump:
             found = await self._client.levels(read.location_id, by_item, points)
             return {by_item[item]: level for item, level in found.items()}
 
-        levels = await self._called(LEVELS, len(by_item), read.reserved, look)
+        try:
+            levels = await self._called(LEVELS, len(by_item), read.reserved, look)
+        except Rejected as error:
+            await self._defect(error)
+            self.put_off(list(by_item.values()), self._defects)
+            return
         await self._lane.submit(partial(self._writer.take_reads, pump=self, read=read, found=levels))
 
     async def _activate(self, activate: Activate) -> None:
@@ -381,12 +393,16 @@ class Pump:
             self.entries_limit = max(1, len(intent.entries) // 2)
             log.warning("a write costs more than a call may", shop=self.shop, entries=len(intent.entries))
             return UserFault(code=TOO_COSTLY, message=str(error))
+        await self._defect(error)
+        return UserFault(code=reactions.REFUSED, message=str(error))
+
+    async def _defect(self, error: Rejected) -> None:
+        """Tell of a call that is wrong, or whose answer is; after some in a row the shop is paused."""
         self._defects += 1
         metrics.DEFECTS.labels(self.shop).inc()
         log.error("a call was refused as a whole: a defect", shop=self.shop, error=str(error))
         if self._defects >= DEFECT_LIMIT:
             await self._pause(f"{self._defects} calls in a row were refused as a whole: {error}")
-        return UserFault(code=reactions.REFUSED, message=str(error))
 
     def _retrying(self) -> AsyncRetrying:
         return AsyncRetrying(

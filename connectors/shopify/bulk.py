@@ -157,7 +157,14 @@ async def _rows(url: str, sleep: Sleep) -> AsyncIterator[Row]:
                 failures += 1
                 if failures == TRIES:
                     raise OutcomeUnknown(f"bulk result: {type(error).__name__} after {given} rows") from error
-                log.warning("the download of a bulk result broke off", rows=given, error=repr(error))
+                # Not the error itself: its text has the signed URL, with which anybody may read the result.
+                status = getattr(error, "status", None)
+                log.warning(
+                    "the download of a bulk result broke off",
+                    rows=given,
+                    error=type(error).__name__,
+                    status=status,
+                )
                 await sleep(POLL_S[min(failures, len(POLL_S) - 1)])
 
 

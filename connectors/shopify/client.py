@@ -58,6 +58,8 @@ UNKNOWN = frozenset({"INTERNAL_SERVER_ERROR", "TIMEOUT"})
 UNAVAILABLE = {"UNAUTHENTICATED": 401, "SHOP_INACTIVE": 402, "ACCESS_DENIED": 403}
 """GraphQL codes, and the HTTP status that means the same."""
 UNAVAILABLE_STATUS = frozenset({401, 402, 403, 404, 423})
+GIVEN_UP_STATUS = frozenset({408, 499})
+"""A proxy says so when it has waited long enough: whatever it waited for may have been carried out."""
 
 WRITES = {
     "adjust": (documents.ADJUST, "inventoryAdjustQuantities"),
@@ -153,7 +155,10 @@ class ShopClient:
         answer = data[field]
         if answer is None:
             raise OutcomeUnknown(f"{self.shop.domain}: no payload and no error")
-        return msgspec.convert(answer["userErrors"], list[UserFault])
+        try:
+            return msgspec.convert(answer["userErrors"], list[UserFault])
+        except (KeyError, msgspec.ValidationError) as error:
+            raise OutcomeUnknown(f"{self.shop.domain}: {field} was answered with {error!r}") from error
 
     async def levels(
         self, location_id: int, items: Iterable[int], reserved: Reservation | None = None
@@ -452,9 +457,9 @@ def _transport_fault(domain: str, error: TransportError) -> Exception:
         return Throttled(_seconds(cause.retry_after))
     if cause.status in UNAVAILABLE_STATUS:
         return ShopUnavailable(f"{domain}: {cause}", cause.status)
-    if cause.status < 500:
-        return CallRefused(f"{domain}: {cause}")
-    return OutcomeUnknown(f"{domain}: {cause}")
+    if cause.status >= 500 or cause.status in GIVEN_UP_STATUS:
+        return OutcomeUnknown(f"{domain}: {cause}")
+    return CallRefused(f"{domain}: {cause}")
 
 
 def _seconds(retry_after: str) -> float:
@@ -477,6 +482,9 @@ def _graphql_fault(domain: str, result: ExecutionResult, cost: Mapping[str, Any]
     for code, status in UNAVAILABLE.items():
         if code in codes:
             return ShopUnavailable(f"{domain}: {code}: {message}", status)
+    if "" in codes or any(part is not None for part in (result.data or {}).values()):
+        # An error without a code, or beside a payload, does not say that nothing was carried out.
+        return OutcomeUnknown(f"{domain}: {message}")
     return CallRefused(f"{domain}: {', '.join(sorted(codes))}: {message}", codes)
 
 

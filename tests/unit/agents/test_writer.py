@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
+from gql import gql
 from msgspec.structs import replace
 from support.one_lane import Bench, Memory, bench
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
@@ -31,6 +32,7 @@ from app.records import (
     encode,
 )
 from app.shops import Shop
+from connectors.shopify import documents
 from connectors.shopify.client import CallRefused, UserFault
 from connectors.shopify.simulator.graphql import load_schema
 from tables import pushes
@@ -265,6 +267,30 @@ async def test_calls_that_are_refused_as_a_whole_stop_the_shop(
         await writer.until(lambda: writer.pump.breaker.state is State.PAUSED, "three defects in a row")
         assert "refused as a whole" in writer.pump.breaker.reason
         assert await shop.pushes() == [entry for entry in await shop.pushes() if entry["delta"] == -5]
+
+
+async def test_reads_that_are_refused_pause_the_shop_and_end_no_worker(
+    shop: Simulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "PUT_OFF_S", (0.01,))
+    with monkeypatch.context() as wrong:
+        wrong.setattr(documents, "LEVELS", gql("query Levels { nobodyHasThisField }"))
+        async with bench(shop.shop) as writer:
+            writer.take(target(TEE, 4))
+            await writer.until(lambda: writer.pump.breaker.state is State.PAUSED, "three defects in a row")
+            wrong.undo()
+            writer.control(Control(shop=DOMAIN, action="resume", requested_at=datetime.now(UTC)))
+            await settled(writer, TEE)
+    assert await shop.available(TEE) == 4
+
+
+async def test_a_pump_that_ends_gives_back_the_points_of_what_it_never_sent(shop: Simulated) -> None:
+    async with bench(shop.shop) as writer:
+        budget = writer.clients.of(DOMAIN).budget
+        assert writer.pump.reserve("Levels", 1, writer.pump.waiting.unread) is not None
+        assert budget.wait_s(1.0) > 0
+        writer.pump.stop()
+        assert budget.wait_s(1.0) == 0
 
 
 async def test_a_write_that_costs_too_much_is_halved() -> None:

@@ -8,12 +8,23 @@ from typing import Any
 
 import msgspec
 import pytest
+from gql.transport.exceptions import TransportError
+from graphql import ExecutionResult
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
 from app.errors import OutcomeUnknown
 from app.records import Order
 from connectors.shopify import client, documents
-from connectors.shopify.client import CallRefused, ShopClient, ShopUnavailable, Throttled, UserFault
+from connectors.shopify.client import (
+    CallRefused,
+    ShopClient,
+    ShopUnavailable,
+    Throttled,
+    UserFault,
+    _graphql_fault,
+    _Status,
+    _transport_fault,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -109,6 +120,38 @@ async def test_user_errors_name_the_entry(shop: Simulated, caller: ShopClient) -
 async def test_a_call_that_is_wrong_as_a_whole_is_refused(caller: ShopClient) -> None:
     with pytest.raises(CallRefused, match="changeFromQuantity"):
         await write(caller, adjustment("k-4", (TEE, -1)).replace(b', "changeFromQuantity": null', b""))
+
+
+@pytest.mark.parametrize(
+    ("data", "code"), [({"inventoryAdjustQuantities": {"userErrors": []}}, "BAD_REQUEST"), (None, None)]
+)
+async def test_an_error_beside_a_payload_or_without_a_code_may_hide_a_write(
+    data: dict[str, Any] | None, code: str | None
+) -> None:
+    error = {"message": "oh", **({"extensions": {"code": code}} if code else {})}
+    fault = _graphql_fault("a.b", ExecutionResult(data=data, errors=[error]), None)  # type: ignore[list-item]
+    assert isinstance(fault, OutcomeUnknown)
+    refused = ExecutionResult(
+        data={"inventoryAdjustQuantities": None},
+        errors=[{"message": "oh", "extensions": {"code": "BAD_REQUEST"}}],  # type: ignore[list-item]
+    )
+    assert isinstance(_graphql_fault("a.b", refused, None), CallRefused)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, CallRefused),
+        (403, ShopUnavailable),
+        (408, OutcomeUnknown),
+        (499, OutcomeUnknown),
+        (502, OutcomeUnknown),
+    ],
+)
+async def test_what_an_http_status_says_about_a_write(status: int, kind: type[Exception]) -> None:
+    error = TransportError("no")
+    error.__cause__ = _Status(status, "", "")
+    assert isinstance(_transport_fault("a.b", error), kind)
 
 
 async def test_a_wrong_token_and_a_wrong_domain_make_the_shop_unavailable(shop: Simulated) -> None:
