@@ -6,7 +6,8 @@ The meaning of errors follows shopify.dev: "Response codes", "API limits", "Impl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import aiohttp
@@ -50,6 +51,10 @@ FULFILLMENT_ORDERS_A_READ = 5
 FULFILLMENT_LINES_A_READ = 10
 """Of each order and fulfilment order in that call; few have more, and those are read one by one."""
 RETURNS_A_READ = 25
+ORDER_TRIES = 3
+"""Of an order that changes between the pages of its lines: they take well under a second together."""
+REFUND_LINES = 100_000
+"""More than a refund has: what tells made ids of one refund's lines from those of the next refund."""
 NO_SCOPE = 403
 """The status of what the app's access scopes do not allow."""
 FULFILLABLE = frozenset({"OPEN", "IN_PROGRESS", "SCHEDULED", "ON_HOLD", "INCOMPLETE"})
@@ -105,6 +110,10 @@ class CallRefused(Rejected):
     def __init__(self, message: str, codes: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.codes = frozenset(codes)
+
+
+class Misshapen(Rejected):
+    """An answer is not what the schema promises; asking again would bring the same."""
 
 
 class UserFault(Struct, frozen=True, kw_only=True):
@@ -178,35 +187,56 @@ class ShopClient:
         return found
 
     async def order(self, order_id: int) -> ReadOrder | None:
-        """An order as it is now, in the shape of its webhook; None when the shop has no such order."""
+        """An order as it is now, in the shape of its webhook; None when the shop has no such order.
+
+        Raises:
+            Retry: it changed between the pages of its lines, several times; or as ``call``.
+            Misshapen: the answer is not an order.
+            CallRefused: see ``call``.
+        """
         gid = f"gid://shopify/Order/{order_id}"
-        lines: list[Any] = []
+        with _expected_shape(f"order {self.shop.domain}/{order_id}"):
+            told, lines = await self._order_at_rest(gid)
+            if told is None:
+                return None
+            fulfillments = [
+                _fulfillment(one, await self._lines(documents.FULFILLMENT_LINES, one["id"]))
+                for one in told["fulfillments"]
+            ]
+            refunds = [
+                _refund(order_id, one, await self._lines(documents.REFUND_LINES, one["id"]))
+                for one in told["refunds"]
+            ]
+            dispositions = await self._dispositions(gid)
+            return _order(order_id, told, [_line(one) for one in lines], fulfillments, refunds, dispositions)
+
+    async def _order_at_rest(self, gid: str) -> tuple[Mapping[str, Any] | None, list[Any]]:
+        """An order and all its lines, of one ``updatedAt``: lines of an older page are not as of the last."""
+        seen: list[str] = []
+        for _ in range(ORDER_TRIES):
+            pages = [page async for page in self._order_pages(gid)]
+            if pages[-1] is None:
+                return None, []
+            seen = [page["updatedAt"] for page in pages]
+            if seen[0] == seen[-1]:
+                return pages[-1], [line for page in pages for line in page["lineItems"]["nodes"]]
+        raise Retry(f"{self.shop.domain}: {gid} changes while it is read: {seen[0]}, then {seen[-1]}")
+
+    async def _order_pages(self, gid: str) -> AsyncIterator[Any]:
+        """The order with each page of its lines; None, and no more, when there is no such order."""
         after = None
         while True:
-            data = await self.call(documents.ORDER, {"id": gid, "first": PAGE, "after": after})
-            if data["order"] is None:
-                return None
-            page = data["order"]["lineItems"]
-            lines += page["nodes"]
-            if not page["pageInfo"]["hasNextPage"]:
-                break
-            after = page["pageInfo"]["endCursor"]
-        told = data["order"]
-        fulfillments = [
-            _fulfillment(one, await self._lines(documents.FULFILLMENT_LINES, one["id"]))
-            for one in told["fulfillments"]
-        ]
-        refunds = [
-            _refund(order_id, one, await self._lines(documents.REFUND_LINES, one["id"]))
-            for one in told["refunds"]
-        ]
-        dispositions = await self._dispositions(gid)
-        return _order(order_id, told, [_line(one) for one in lines], fulfillments, refunds, dispositions)
+            order = (await self.call(documents.ORDER, {"id": gid, "first": PAGE, "after": after}))["order"]
+            yield order
+            if order is None or not order["lineItems"]["pageInfo"]["hasNextPage"]:
+                return
+            after = order["lineItems"]["pageInfo"]["endCursor"]
 
     async def routing(self, order_ids: Iterable[int]) -> dict[int, Routing | None]:
         """Where orders are to leave from, several orders a call; None: the shop has no such order.
 
         Raises:
+            Misshapen: an answer is not about fulfilment orders.
             OutcomeUnknown, Throttled, ShopUnavailable, CallRefused: see ``call``.
         """
         wanted = list(order_ids)
@@ -220,7 +250,8 @@ class ShopClient:
             }
             data = await self.call(documents.ROUTING, variables, size=len(part))
             for order_id, node in zip(part, data["nodes"], strict=True):
-                found[order_id] = _routing(order_id, await self._whole(order_id, node)) if node else None
+                with _expected_shape(f"fulfilment orders of {self.shop.domain}/{order_id}"):
+                    found[order_id] = _routing(order_id, await self._whole(order_id, node)) if node else None
         return found
 
     async def order_of(self, gid: str) -> int | None:
@@ -445,6 +476,14 @@ async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
         raise _Status(response.status, response.headers.get("Retry-After", ""), await response.text())
 
 
+@contextmanager
+def _expected_shape(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (msgspec.ValidationError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Misshapen(f"{what}: unexpected shape: {type(error).__name__}: {error}") from error
+
+
 def _serialize(payload: Any) -> str:
     return msgspec.json.encode(payload).decode()
 
@@ -555,20 +594,25 @@ def _fulfillment(node: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) ->
 
 
 def _refund(order_id: int, node: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Refund:
+    """A refund; where the schema allows none, its instant is the last change, and a line's id is made.
+
+    Made ids are negative: Shopify has no such ids.
+    """
+    refund_id = int(node["legacyResourceId"])
     fields = {
-        "id": int(node["legacyResourceId"]),
+        "id": refund_id,
         "order_id": order_id,
-        "created_at": node["createdAt"],
+        "created_at": node["createdAt"] or node["updatedAt"],
         "return": ReturnRef(id=_number(node["return"]["id"])) if node["return"] else None,
         "refund_line_items": [
             RefundLine(
-                id=_number(line["id"]),
+                id=_number(line["id"]) if line["id"] else -(refund_id * REFUND_LINES + position),
                 line_item_id=_number(line["lineItem"]["id"]),
                 quantity=line["quantity"],
                 restock_type=line["restockType"].lower(),
                 location_id=_legacy_id(line["location"]),
             )
-            for line in lines
+            for position, line in enumerate(lines)
         ],
     }
     return msgspec.convert(fields, Refund)

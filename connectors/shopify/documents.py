@@ -137,7 +137,7 @@ query Order($id: ID!, $first: Int!, $after: String) {
     retailLocation { legacyResourceId }
     fulfillments(first: $first) { id legacyResourceId status createdAt updatedAt
       location { legacyResourceId } }
-    refunds(first: $first) { id legacyResourceId createdAt return { id } }
+    refunds(first: $first) { id legacyResourceId createdAt updatedAt return { id } }
     lineItems(first: $first, after: $after) {
       nodes { id sku quantity currentQuantity unfulfilledQuantity
         variant { legacyResourceId inventoryItem { tracked } } }

@@ -10,13 +10,15 @@ import msgspec
 import pytest
 from gql.transport.exceptions import TransportError
 from graphql import ExecutionResult
+from support.altered import altered
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
-from app.errors import OutcomeUnknown
+from app.errors import OutcomeUnknown, Retry
 from app.records import Order
 from connectors.shopify import client, documents
 from connectors.shopify.client import (
     CallRefused,
+    Misshapen,
     ShopClient,
     ShopUnavailable,
     Throttled,
@@ -250,3 +252,79 @@ async def test_what_became_of_a_return_is_read_with_its_order(shop: Simulated, c
     for kind in ("Return", "Order"):
         found = await caller.order_of(f"gid://shopify/{kind}/{given['return']}")
         assert found == (sold["id"] if kind == "Return" else None)
+
+
+async def refunded(shop: Simulated) -> Any:
+    """An order with two lines and a refund of both."""
+    sold = await shop.sell((TEE, 2), (CAP, 1))
+    lines = {line["id"]: 1 for line in sold["line_items"]}
+    act = {"shop": shop.shop.domain, "order": sold["id"]}
+    return (await shop.act("refund", **act, lines=lines, restock_type="cancel", location=MAIN))["order"]
+
+
+async def test_a_refund_without_instant_and_line_ids_gets_the_same_ones_at_every_read(
+    shop: Simulated,
+) -> None:
+    told = await refunded(shop)
+
+    async def nulls(data: dict[str, Any]) -> None:
+        for refund in (data.get("order") or {}).get("refunds", []):
+            refund["createdAt"] = None
+            refund["updatedAt"] = "2026-11-02T12:00:00Z"
+        for line in ((data.get("node") or {}).get("lines") or {}).get("nodes", []):
+            if "restockType" in line:
+                line["id"] = None
+
+    async with altered(shop.shop, nulls) as other:
+        caller = ShopClient(other)
+        first, second = await caller.order(told["id"]), await caller.order(told["id"])
+        await caller.close()
+    assert first is not None
+    assert first == second
+    [refund] = first.refunds
+    assert refund.created_at.isoformat() == "2026-11-02T12:00:00+00:00"
+    ids = [line.id for line in refund.refund_line_items]
+    assert len(set(ids)) == 2
+    assert max(ids) < 0
+
+
+async def test_an_order_of_another_shape_is_rejected_by_name(shop: Simulated) -> None:
+    told = await refunded(shop)
+    spoilt = {"name": "", "value": None}
+
+    async def spoil(data: dict[str, Any]) -> None:
+        if "order" in data:
+            data["order"][spoilt["name"]] = spoilt["value"]
+
+    async with altered(shop.shop, spoil) as other:
+        caller = ShopClient(other)
+        for spoilt["name"], spoilt["value"] in (  # type: ignore[assignment]  # any JSON value
+            ("createdAt", None), ("lineItems", None), ("refunds", [{}]), ("fulfillments", 7),
+        ):  # fmt: skip
+            with pytest.raises(Misshapen, match=f"order {other.domain}/{told['id']}: unexpected shape"):
+                await caller.order(told["id"])
+        await caller.close()
+
+
+async def test_an_order_that_changes_between_its_pages_is_read_again_until_it_rests(
+    shop: Simulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAGE", 1)
+    sold = await shop.sell((TEE, 2), (CAP, 1))
+    changes = iter("0122")
+
+    async def change(data: dict[str, Any]) -> None:
+        if "order" in data:
+            data["order"]["updatedAt"] = f"2026-11-02T12:00:0{next(changes)}Z"
+
+    async with altered(shop.shop, change) as other:
+        caller = ShopClient(other)
+        read = await caller.order(sold["id"])
+        assert read is not None
+        assert read.updated_at.isoformat() == "2026-11-02T12:00:02+00:00"
+        assert [line.id for line in read.line_items] == [line["id"] for line in sold["line_items"]]
+        changes = iter("012345")
+        with pytest.raises(Retry, match="changes while it is read"):
+            await caller.order(sold["id"])
+        assert next(changes, None) is None  # three times, and no more
+        await caller.close()

@@ -1,0 +1,41 @@
+"""A shop whose answers the test may alter or hold back: a proxy before the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from msgspec.structs import replace
+
+from app.local_kafka import free_port
+from app.shops import Shop
+
+Alter = Callable[[dict[str, Any]], Awaitable[None]]
+"""Changes the ``data`` of an answer in place."""
+
+
+@asynccontextmanager
+async def altered(shop: Shop, alter: Alter) -> AsyncIterator[Shop]:
+    """The shop as it is reached through the proxy."""
+    url = f"http://127.0.0.1:{free_port()}"
+
+    async def forward(request: web.Request) -> web.Response:
+        headers = {name: request.headers[name] for name in ("Content-Type", "X-Shopify-Access-Token")}
+        target = shop.api_url + request.path
+        async with aiohttp.request("POST", target, data=await request.read(), headers=headers) as answer:
+            body = await answer.json()
+        await alter(body["data"])
+        return web.json_response(body)
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", forward)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", int(url.rsplit(":", 1)[1])).start()
+    try:
+        yield replace(shop, api_url=url)
+    finally:
+        await runner.cleanup()
