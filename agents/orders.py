@@ -8,10 +8,9 @@ its fulfilment orders (readers get them). Both are kept in tables, so that a res
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from itertools import chain, repeat
 from typing import Any
 
 import msgspec
@@ -22,6 +21,7 @@ from prometheus_client import Counter
 from agents.listings import ListingFollower
 from agents.order_lookups import OrderLookups
 from agents.order_routing import Answers, RoutingReader
+from agents.shop_queues import ShopQueues
 from app.errors import Rejected, Retry, Unmapped
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
@@ -39,7 +39,7 @@ from app.records import (
     headers,
 )
 from connectors.shopify.changed_orders import READ_TOPIC, SEEN_TOPIC
-from connectors.shopify.client import ShopClients
+from connectors.shopify.client import Misshapen, ShopClients
 from connectors.shopify.webhooks import RETURN_TOPICS, ROUTING_TOPICS
 from tables.listings import ListingDirectory
 from tables.order_record import OrderRecord
@@ -56,8 +56,7 @@ from tables.orders import (
 )
 
 READS_AT_ONCE = 4
-"""Of one lane: reads share the shop's budget with the writer."""
-READ_BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Of one lane and shop: reads share the shop's budget with the writer."""
 WAITING_ORDERS = 500
 """Evaluated again in one transaction when a mapping appears."""
 
@@ -87,6 +86,11 @@ class WantedRead(Record, frozen=True, kw_only=True):
     """An order that must be read, or its fulfilment orders (table ``reads``)."""
 
     reason: str
+    misshapen: str = ""  # what was wrong with the answer, when that has been told
+
+
+Found = Order | Misshapen | None
+"""What a read brought; None: the shop has no such order."""
 
 
 class ReadRecord(Struct, kw_only=True):
@@ -149,12 +153,26 @@ class OrderKeeper:
             transaction.after_commit(MISSED.labels(envelope.shop).inc)
         self._settle(transaction, known, record, source, correlation_of(source.headers))
 
-    def wanted(self, transaction: Transaction, key: bytes) -> OrderRecord | None:
-        """The order if it must (still) be read."""
-        record = transaction.get(self.orders, key)
-        return record if record is not None and record.read_wanted else None
+    def unread(self, transaction: Transaction, keys: Iterable[bytes]) -> dict[bytes, OrderRecord]:
+        """Those of the orders that must (still) be read."""
+        found = {key: transaction.get(self.orders, key) for key in keys}
+        return {key: record for key, record in found.items() if record is not None and record.read_wanted}
 
-    def answer(self, transaction: Transaction, key: bytes, order: Order | None, asked: OrderRecord) -> bool:
+    def answers(
+        self, transaction: Transaction, found: Mapping[bytes, Found], asked: Mapping[bytes, OrderRecord]
+    ) -> set[bytes]:
+        """Take what reads brought; the keys for which it was enough, or all that there will be."""
+        enough = set()
+        for key, order in found.items():
+            if isinstance(order, Misshapen):
+                self._tell_misshapen(transaction, key, order, asked[key].correlation_id)
+                enough.add(key)
+            elif self._answer(transaction, key, order, asked[key]):
+                enough.add(key)
+            transaction.keep()
+        return enough
+
+    def _answer(self, transaction: Transaction, key: bytes, order: Order | None, asked: OrderRecord) -> bool:
         """Take the answer of a read that was asked when the order was ``asked``; whether it was enough."""
         known = transaction.get(self.orders, key)
         if known is None:
@@ -167,6 +185,21 @@ class OrderKeeper:
             record = take_missing(known)
         source = ReadRecord(topic=READ_TOPIC, timestamp=transaction.now_ms, key=key, value=encode(order))
         return not self._settle(transaction, known, record, source, known.correlation_id).read_wanted
+
+    def _tell_misshapen(
+        self, transaction: Transaction, key: bytes, error: Misshapen, correlation_id: str
+    ) -> None:
+        """Tell it once; the order stays in ``reads``: its next webhook, or a restart, has it read again."""
+        wanted = transaction.get(self.reads, key)
+        if wanted is None or wanted.misshapen == str(error):
+            return
+        log.error(
+            "an order cannot be read", order=key.decode(), error=str(error), correlation_id=correlation_id
+        )
+        transaction.put(self.reads, key, msgspec.structs.replace(wanted, misshapen=str(error)))
+        source = ReadRecord(topic=READ_TOPIC, timestamp=transaction.now_ms, key=key)
+        letter = self._app.dead_letter(source, error, transaction.now_ms)
+        transaction.emit(f"dead-letters.{self._app.service}", key, letter.value, letter.headers)
 
     def unrouted(self, transaction: Transaction, keys: Iterable[bytes]) -> dict[bytes, OrderRecord]:
         """Those of the orders whose fulfilment orders must (still) be asked for."""
@@ -262,7 +295,7 @@ class OrderKeeper:
         elif known is not None and _read_reason(known):
             transaction.delete(self.reads, key)
         if record.read_wanted:
-            transaction.after_commit(partial(self._reader.want, transaction.lane, key))
+            transaction.after_commit(partial(self._reader.queues.want, transaction.lane, key))
         if record.routing_wanted:
             transaction.after_commit(partial(self._router.queues.want, transaction.lane, key))
 
@@ -273,13 +306,13 @@ class OrderKeeper:
         # Listings may have come while nobody looked.
         self._evaluate_again(lane, list(self._waiting[lane]))
         reads = list(lane.scan(self.reads))
-        self._reader.open(lane, [key for key, wanted in reads if wanted.reason != ROUTING])
+        self._reader.queues.open(lane, [key for key, wanted in reads if wanted.reason != ROUTING])
         self._router.queues.open(lane, [key for key, _ in reads])
         self._lookups.open(lane)
 
     def _close(self, lane: Lane) -> None:
         self._waiting.pop(lane, None)
-        self._reader.close(lane)
+        self._reader.queues.close(lane)
         self._router.queues.close(lane)
         self._lookups.close(lane)
 
@@ -320,51 +353,24 @@ class OrderReader:
     """Reads orders from their shops until the answer is enough; what is open is in table ``reads``."""
 
     def __init__(self, app: App, clients: ShopClients, keeper: OrderKeeper) -> None:
-        self._app = app
+        self.queues = ShopQueues(app, "reads", self._work, size=READS_AT_ONCE, gather_s=0.0)
         self._clients = clients
         self._keeper = keeper
-        self._wanted: dict[Lane, dict[bytes, int]] = {}  # how often it was wanted, while under way
-        self._slots: dict[Lane, asyncio.Semaphore] = {}
 
-    def open(self, lane: Lane, keys: Iterable[bytes]) -> None:
-        """Go on with what the lane's table says."""
-        self._wanted[lane] = {}
-        self._slots[lane] = asyncio.Semaphore(READS_AT_ONCE)
-        for key in keys:
-            self.want(lane, key)
+    async def _work(self, lane: Lane, shop: str, keys: list[bytes]) -> set[bytes]:
+        asked = await lane.submit(partial(self._keeper.unread, keys=keys))
+        found: dict[bytes, Found] = {}
+        await asyncio.gather(*(self._read(key, record, found) for key, record in asked.items()))
+        enough = set[bytes]()
+        if found:
+            enough = await lane.submit(partial(self._keeper.answers, found=found, asked=asked))
+        return enough | (set(keys) - asked.keys())
 
-    def close(self, lane: Lane) -> None:
-        """The lane is gone, and its reads with it."""
-        self._wanted.pop(lane, None)
-        self._slots.pop(lane, None)
-
-    def want(self, lane: Lane, key: bytes) -> None:
-        """Read an order of a lane soon; if that is under way, look again afterwards."""
-        wanted = self._wanted.get(lane)
-        if wanted is None:
-            return
-        idle = key not in wanted
-        wanted[key] = wanted.get(key, 0) + 1
-        if idle:
-            self._app.background(self._read_until_enough(lane, key), f"read {key.decode()}")
-
-    async def _read_until_enough(self, lane: Lane, key: bytes) -> None:
-        pauses = chain(READ_BACKOFF_S, repeat(READ_BACKOFF_S[-1]))
-        while (wanted := self._wanted.get(lane)) is not None:
-            times = wanted[key]
-            asked = await lane.submit(partial(self._keeper.wanted, key=key))
-            if asked is not None:
-                async with self._slots[lane]:
-                    enough = await self._read(lane, key, asked)
-                if not enough:
-                    await asyncio.sleep(next(pauses))
-            elif wanted[key] == times:
-                del wanted[key]
-                return
-
-    async def _read(self, lane: Lane, key: bytes, asked: OrderRecord) -> bool:
+    async def _read(self, key: bytes, asked: OrderRecord, found: dict[bytes, Found]) -> None:
         try:
-            order = await self._clients.of(asked.shop).order(asked.order_id)
+            found[key] = await self._clients.of(asked.shop).order(asked.order_id)
+        except Misshapen as error:
+            found[key] = error
         except (Retry, Rejected) as error:
             log.warning(
                 "an order could not be read",
@@ -372,8 +378,6 @@ class OrderReader:
                 error=str(error),
                 correlation_id=asked.correlation_id,
             )
-            return False
-        return await lane.submit(partial(self._keeper.answer, key=key, order=order, asked=asked))
 
 
 def key_of(record: OrderRecord) -> bytes:

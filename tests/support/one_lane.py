@@ -74,6 +74,9 @@ class OneLane:
     def on_lane_closed(self, callback: Callable[[Any], None]) -> None:
         self._closed.append(callback)
 
+    def before_lanes(self, callback: Any) -> None:
+        """No listings are followed."""
+
     def on_stopped(self, callback: Any) -> None:
         """The test closes the clients."""
 
@@ -82,6 +85,11 @@ class OneLane:
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs in the background."""
+        return not self._tasks
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

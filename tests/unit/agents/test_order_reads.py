@@ -1,0 +1,125 @@
+"""Reads of orders: a slow shop delays no other, and an answer of an impossible shape ends no worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import msgspec
+import pytest
+from support.altered import Alter, altered
+from support.one_lane import LIMIT_S, Memory, OneLane, Source
+from support.simulated import TEE, simulated
+
+from agents.orders import READS_AT_ONCE, OrderKeeper
+from app.exactly_once import App
+from app.records import DeadLetter, OrderNotice, encode, headers
+from app.shops import Shop
+from connectors.shopify.changed_orders import envelope_of
+from connectors.shopify.client import ShopClients
+from tables.order_record import OrderRecord
+
+pytestmark = pytest.mark.asyncio
+
+
+class Keeper:
+    """The orders agent on one lane."""
+
+    def __init__(self, memory: Memory, clients: ShopClients) -> None:
+        self.lane = OneLane(memory)
+        self.keeper = OrderKeeper(cast(App, self.lane), clients)
+
+    def notice(self, shop: Shop, order_id: int, at: datetime) -> None:
+        envelope = envelope_of(shop.domain, OrderNotice(id=order_id, updated_at=at), at)
+        key = f"{shop.domain}/{order_id}".encode()
+        source = Source(
+            "shopify.orders", 0, 0, int(time.time() * 1000), key, encode(envelope), headers(envelope, "test")
+        )
+        self.lane.decide(lambda transaction: self.keeper.take(transaction, source))
+
+    def order(self, shop: Shop, order_id: int) -> OrderRecord:
+        return dict(self.lane.scan(self.keeper.orders))[f"{shop.domain}/{order_id}".encode()]
+
+    def letters(self) -> list[DeadLetter]:
+        topic = f"dead-letters.{self.lane.service}"
+        found = [value for name, _, value in self.lane.out if name == topic and value is not None]
+        return [msgspec.json.decode(value, type=DeadLetter) for value in found]
+
+    async def until(self, condition: Any) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while not condition():
+                assert not self.lane.failures, self.lane.failures
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def keeping(*shops: Shop, memory: Memory | None = None) -> AsyncIterator[Keeper]:
+    """A running agent, ended in any case; its memory can be given to another."""
+    clients = ShopClients({shop.domain: shop for shop in shops})
+    made = Keeper(memory if memory is not None else Memory(), clients)
+    made.lane.open()
+    try:
+        yield made
+        assert not made.lane.failures, made.lane.failures
+    finally:
+        await made.lane.close()
+        await clients.close()
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def test_a_shop_that_does_not_answer_delays_no_read_of_another() -> None:
+    asked: list[Any] = []
+
+    async def never(data: dict[str, Any]) -> None:
+        asked.append(data)
+        await asyncio.Event().wait()
+
+    async with (
+        simulated() as quick,
+        simulated("slow.myshopify.com") as other,
+        altered(other.shop, never) as slow,
+        keeping(quick.shop, slow) as agent,
+    ):
+        for number in range(READS_AT_ONCE * 2):
+            agent.notice(slow, 1000 + number, now())
+        await agent.until(lambda: len(asked) == READS_AT_ONCE)
+        sold = await quick.sell((TEE, 1))
+        agent.notice(quick.shop, sold["id"], now())
+        await agent.until(lambda: agent.order(quick.shop, sold["id"]).read_done)
+        assert len(asked) == READS_AT_ONCE
+
+
+def without(name: str) -> Alter:
+    async def alter(data: dict[str, Any]) -> None:
+        if "order" in data:
+            data["order"][name] = None
+
+    return alter
+
+
+async def test_an_order_of_an_impossible_shape_is_told_once_and_read_with_its_next_notice() -> None:
+    memory = Memory()
+    async with simulated() as shop:
+        sold = await shop.sell((TEE, 1))
+        async with altered(shop.shop, without("lineItems")) as bad:
+            async with keeping(bad, memory=memory) as agent:
+                agent.notice(bad, sold["id"], now())
+                await agent.until(agent.letters)
+                [letter] = agent.letters()
+                assert letter.error == "Misshapen"
+                assert f"order {bad.domain}/{sold['id']}" in letter.message
+                await agent.until(lambda: agent.lane.idle)  # nothing is asked again by itself
+                assert agent.order(bad, sold["id"]).read_wanted
+            async with keeping(bad, memory=memory) as agent:  # a restart asks, and tells nothing new
+                await agent.until(lambda: agent.lane.idle)
+                assert agent.letters() == []
+        async with keeping(shop.shop, memory=Memory(memory)) as agent:
+            agent.notice(shop.shop, sold["id"], now())
+            await agent.until(lambda: agent.order(shop.shop, sold["id"]).read_done)
