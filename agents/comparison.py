@@ -79,10 +79,16 @@ class Correctable(NamedTuple):
     correction: Correction
 
 
-def small(found: Iterable[Drift], limits: Limits) -> list[Drift]:
-    """The differences that may be corrected without being asked, as far as the first look tells."""
+def small(found: Iterable[Drift], limits: Limits, beliefs: Mapping[str, Belief]) -> list[Drift]:
+    """The differences that may be corrected without being asked, as far as the first look tells.
+
+    A correction takes back a hand edit that was reported as well, so a listing with one waits for a person.
+    """
     return [
-        one for one in found if not drift.may_correct(one, limit=limits.units, settle_ms=limits.settle_ms)
+        one
+        for one in found
+        if not drift.may_correct(one, limit=limits.units, settle_ms=limits.settle_ms)
+        and not ((belief := beliefs.get(one.key)) is not None and belief.accepted)
     ]
 
 

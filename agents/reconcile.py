@@ -155,7 +155,8 @@ class Reconciler:
             await self._correct(lane, own.comparison, compared)
 
     async def _correct(self, lane: Lane, comparison: Comparison, compared: Compared) -> None:
-        asked = await comparison.correctable(small(compared.found, self._limits))
+        few = small(compared.found, self._limits, comparison.beliefs.listings)
+        asked = await comparison.correctable(few)
         if asked:
             await lane.submit(partial(self._ask, asked=asked))
 

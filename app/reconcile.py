@@ -133,7 +133,8 @@ async def _compare_one(settings: Settings, comparison: Comparison, *, dry_run: b
     if not dry_run:
         found = [*compared.gone, *compared.found]
         await kafka_tools.send_drift(settings, [one for one in found if drift.news(known.get(one.key), one)])
-        asked = await _correct(settings, comparison, small(compared.found, limits_of(settings)))
+        few = small(compared.found, limits_of(settings), comparison.beliefs.listings)
+        asked = await _correct(settings, comparison, few)
     return Report(
         shop=compared.shop,
         checked=compared.checked,

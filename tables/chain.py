@@ -103,7 +103,7 @@ def shown(state: PushState, paused: str = "") -> Shown:
     """What the writer's record of a listing says; ``paused`` is why nothing is sent to its shop."""
     missing = pushes.difference(state) if state.offset is not None else None
     reasons = (
-        (state.target.off, "its channel rule is off"),
+        (state.target.off, "its channel rule is off, or it is listed no more"),
         (bool(state.held), f"the shop refused it: {state.held}"),
         (bool(state.intent), f"write {state.intent} is under way"),
         (bool(paused) and missing != 0, f"its shop is paused: {paused}"),

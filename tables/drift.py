@@ -21,9 +21,10 @@ A difference is given the first class whose evidence is there:
     ``committed_off`` is anything else: the shop's orders hold other units than the orders we have heard of.
     What else may be wrong cannot be told before they are known.
 ``merchant_edit``
-    Only ``units_off`` is left. The writer has found a hand edit in the listing that stays (policy `report`),
-    or the same difference was found to be one before; or the shop changed the level after the last thing that
-    we know of it, longer ago than a webhook or the reading of missed orders takes.
+    Only ``units_off`` is left. It is the hand edit that the writer has found in the listing and that stays
+    (policy `report`; what differs besides is judged by itself), or the same difference was found to be one
+    before; or the shop changed the level after the last thing that we know of it, longer ago than a webhook
+    or the reading of missed orders takes. Or the shop sells again from a level that was left deactivated.
 ``late_webhook``
     As before, but the change is younger than that, or the writer is still looking into a webhook about it: a
     restock or a shipment may explain it yet.
@@ -71,6 +72,7 @@ class Belief(Struct, frozen=True, kw_only=True, gc=False):
     accepted: int = 0  # units of hand edits that were reported and stay, outside of ``units``
     noticed: bool = False  # the writer is looking into a level webhook that nothing explains
     busy: str = ""  # why the listing will change by itself
+    left: bool = False  # its level was deactivated by hand, and stays so
     held: str = ""  # why the shop refuses it
     off: bool = False  # never written: nothing to compare
     changed_ms: int  # when we last learned anything about it, epoch
@@ -105,6 +107,7 @@ def belief_of(state: PushState, changed_ms: int) -> Belief:
         accepted=state.accepted,
         noticed=state.noticed is not None,
         busy=_busy(state),
+        left=state.left,
         held=state.held,
         off=target.off,
         changed_ms=changed_ms,
@@ -149,13 +152,19 @@ def judge(
         return Verdict(DriftClass.PUSH_IN_FLIGHT, detail=belief.busy)
     units_off = level.available + level.committed - belief.units
     committed_off = level.committed - belief.committed
+    if belief.left:
+        return Verdict(DriftClass.MERCHANT_EDIT, units_off, committed_off, "the level is active again")
     if not units_off and not committed_off:
         return None
+    rest = units_off - belief.accepted
     if committed_off:
-        shipped = units_off == committed_off
+        shipped = rest == committed_off
         kind = DriftClass.LATE_WEBHOOK if shipped else DriftClass.ORDER_IN_FLIGHT
         return Verdict(kind, units_off, committed_off, "units left with their order" if shipped else "")
-    return _physical(belief, level, units_off, known, now_ms - settle_ms)
+    if not rest:
+        detail = f"a hand edit of {belief.accepted:+d} units was reported and stays"
+        return Verdict(DriftClass.MERCHANT_EDIT, units_off, detail=detail)
+    return _physical(belief, level, rest, known, now_ms - settle_ms)
 
 
 def _unmapped(belief: Belief | None, level: ShopLevel | None) -> Verdict | None:
@@ -182,9 +191,6 @@ def _physical(
 ) -> Verdict:
     """The class of a difference that no order makes; what is younger than ``settled_ms`` may be told yet."""
     same = known is not None and known.units_off == units_off
-    if belief.accepted:
-        detail = f"a hand edit of {belief.accepted:+d} units was reported and stays"
-        return Verdict(DriftClass.MERCHANT_EDIT, units_off, detail=detail)
     if same and known is not None and known.kind is DriftClass.MERCHANT_EDIT:
         return Verdict(DriftClass.MERCHANT_EDIT, units_off, detail=known.detail)
     if belief.noticed:

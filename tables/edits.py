@@ -52,6 +52,7 @@ class Looked(Struct, frozen=True, kw_only=True):
 
     state: PushState
     edit: Edit | None = None
+    deactivated: bool = False  # the shop sold from the level when it was read last, and does not now
     again_s: float | None = None  # when to read it again
 
 
@@ -59,6 +60,8 @@ def explains(state: PushState, available: int | None) -> bool:
     """Whether a level is what our acknowledged pushes and the orders we processed make of the listing."""
     if state.offset is None:
         return True  # it is read anyway
+    if state.left:
+        return False  # it may be active again, which only a read tells
     return available is not None and available == expected_units(state) - state.target.committed
 
 
@@ -89,10 +92,16 @@ def explained_now(state: PushState) -> PushState:
 
 
 def look(state: PushState, read: LevelRead, version: int, *, now_ms: int, confirm_s: float) -> Looked:
-    """Judge a read of a noticed listing, asked when its target had ``version``."""
+    """Judge a read of a noticed listing, asked when its target had ``version``.
+
+    Of a level that is inactive the units say nothing: they are judged, or read anew, when it is active again.
+    """
     noticed = state.noticed
     assert noticed is not None, "only noticed listings are looked at"
-    state = replace(state, inactive=not read.active)
+    if not read.active:
+        found = replace(state, inactive=True, noticed=None)
+        return Looked(state=found, deactivated=not state.inactive)
+    state = replace(state, inactive=False, left=False)
     off = read.units - expected_units(state)
     if off == 0:
         return Looked(state=replace(state, noticed=None))
@@ -132,6 +141,12 @@ def follow(state: PushState, edit: Edit, policy: Policy) -> PushState:
     return replace(state, offset=state.offset + edit.units)
 
 
+def deactivated_of(state: PushState, read: LevelRead, policy: Policy, now: datetime) -> Drift:
+    """The public record of a level that somebody has deactivated."""
+    detail = f"somebody deactivated the level, and hand_edits: {policy} leaves it so"
+    return _drift(state, read, DriftClass.INACTIVE, now, now, detail)
+
+
 def import_of(state: PushState, edit: Edit, now: datetime) -> Movement:
     """The movement that takes an edit into our stock; ``state`` is that after ``follow``.
 
@@ -153,22 +168,29 @@ def import_of(state: PushState, edit: Edit, now: datetime) -> Movement:
 
 def drift_of(state: PushState, edit: Edit, now: datetime) -> Drift:
     """The public record of an edit; ``state`` is that before ``follow``."""
+    detail = "unexplained by our pushes and orders in two equal reads of a quiet listing"
+    found = _drift(state, edit.read, DriftClass.MERCHANT_EDIT, now, _since(edit, now), detail)
+    return replace(found, units_off=edit.units)
+
+
+def _drift(
+    state: PushState, read: LevelRead, kind: DriftClass, now: datetime, since: datetime, detail: str
+) -> Drift:
     target = state.target
     return Drift(
         shop=target.shop,
         item=target.item,
         location_id=target.location_id,
-        kind=DriftClass.MERCHANT_EDIT,
+        kind=kind,
         found_at=now,
-        since=_since(edit, now),
+        since=since,
         by="writer",
         sku=target.sku,
         location=target.location,
         wanted=target.wanted,
         believed=shown(state),
-        actual=edit.read.available,
-        units_off=edit.units,
-        detail="unexplained by our pushes and orders in two equal reads of a quiet listing",
+        actual=read.available,
+        detail=detail,
     )
 
 

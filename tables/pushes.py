@@ -70,6 +70,7 @@ class PushState(Record, frozen=True, kw_only=True):
     held: str = ""  # why it is not written any more; the next target tries once
     alone: bool = False  # it was in a refused call that named no entry: it goes by itself
     inactive: bool = False  # as of the last read: what is written is not sold
+    left: bool = False  # inactive by hand, and the shop's policy leaves it so
     imported: int = 0  # units of hand edits that we have sent to the stock, since ever
     accepted: int = 0  # units of hand edits that were only reported and stay
     noticed: Noticed | None = None
@@ -106,18 +107,25 @@ class Need(StrEnum):
 def take_target(state: PushState | None, target: Target) -> PushState:
     """The state with a newer target; an older one changes nothing.
 
-    A listing that now shows another stock key has other totals: what is known of it is read again.
+    A listing that now shows another stock key has other totals, and one that was off was not followed: what
+    is known of it is read again. The key that a listing has left may say so after the new one has spoken.
     """
     moved = state is not None and (target.sku, target.location) != (state.target.sku, state.target.location)
-    if state is None or moved:
+    if state is not None and moved and target.off:
+        return state
+    if state is None or moved or _on_again(state, target):
         intent = state.intent if state is not None else ""
         imported, since = target.imported_total, target.occurred_at
         return PushState(target=target, intent=intent, imported=imported, since=since)
     if target.version <= state.target.version:
         return state
-    newer = replace(state, target=target, held="")
+    newer = replace(state, target=target, held="", noticed=None if target.off else state.noticed)
     behind = newer.intent or newer.offset is None or difference(newer)
     return replace(newer, since=(state.since or target.occurred_at) if behind else None)
+
+
+def _on_again(state: PushState, target: Target) -> bool:
+    return state.target.off and not target.off and target.version > state.target.version
 
 
 def take_read(state: PushState, read: LevelRead, asked: int) -> PushState:
@@ -128,7 +136,8 @@ def take_read(state: PushState, read: LevelRead, asked: int) -> PushState:
     if state.intent or state.offset is not None or state.target.physical_total != asked:
         return state
     offset = read.units - asked - _pending_imports(state)
-    taken = replace(state, offset=offset, inactive=not read.active, accepted=0, doubt=None)
+    left = state.left and not read.active
+    taken = replace(state, offset=offset, inactive=not read.active, left=left, accepted=0, doubt=None)
     return replace(taken, since=taken.since if difference(taken) else None)
 
 
@@ -195,7 +204,7 @@ def need_of(state: PushState, *, shadow: bool = False, due: bool = False) -> Nee
         return Need.TELL if difference(state) != (state.shadowed or 0) else Need.NOTHING
     if state.inactive:
         # It sells nothing: there is no need to show 0.
-        return Need.ACTIVATE if state.target.wanted > 0 else Need.NOTHING
+        return Need.ACTIVATE if state.target.wanted > 0 and not state.left else Need.NOTHING
     return Need.PUSH if difference(state) else Need.NOTHING
 
 

@@ -159,18 +159,35 @@ def channel_target(available: int, listing: Listing) -> int:
 
 
 def targets(key: str, before: StockRecord, after: StockRecord) -> list[Target]:
-    """The targets to publish after a change: listings that show, or whose shop moved, something else."""
-    if after.opened_at is None or not after.listings:
+    """The targets to publish after a change: listings that show, or whose shop moved, something else.
+
+    A listing that was taken away gets a last one, which says that it is never written.
+    """
+    if after.opened_at is None:
         return []
     available = after.level.available
     everything = (
         before.opened_at is None or before.level.available != available or before.listings != after.listings
     )
     place = split_stock_key(key)
-    return [
-        _target(place, after, listing, available, after.moved.get(listing.key, _NOT_MOVED))
+    changed = [
+        listing
         for listing in after.listings
         if everything or before.moved.get(listing.key) != after.moved.get(listing.key)
+    ]
+    return [
+        _target(place, after, listing, available, after.moved.get(listing.key, _NOT_MOVED))
+        for listing in [*changed, *_taken_away(before, after)]
+    ]
+
+
+def _taken_away(before: StockRecord, after: StockRecord) -> list[Listing]:
+    """The listings that a key has no more, as ones that are off."""
+    if before.listings == after.listings:
+        return []
+    kept = {listing.key for listing in after.listings}
+    return [
+        msgspec.structs.replace(listing, off=True) for listing in before.listings if listing.key not in kept
     ]
 
 

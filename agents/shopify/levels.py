@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from agents.shopify import metrics
 from app.errors import Rejected
 from app.exactly_once import SourceRecord, Transaction
-from app.records import Envelope, LevelChange, LevelRead, check_schema, encode, headers, listing_key
+from app.records import Drift, Envelope, LevelChange, LevelRead, check_schema, encode, headers, listing_key
 from tables import edits, pushes
 from tables.edits import Edit
 from tables.pushes import PushState
@@ -62,6 +63,8 @@ class Levels:
         state = looked.state
         if looked.edit is not None:
             state = self._follow(transaction, state, looked.edit)
+        if state.inactive:
+            state = self._follow_inactive(transaction, state, level, found=looked.deactivated)
         if looked.again_s is not None:
             pump.look_later(state.target.key, looked.again_s)
         self._writer.put(transaction, state)
@@ -70,16 +73,36 @@ class Levels:
         """Follow the shop's policy about hand edits, exactly once: all of it is in one transaction."""
         target = state.target
         policy = self._writer.clients.shops[target.shop].hand_edits
-        now = datetime.fromtimestamp(transaction.now_ms / 1000, UTC)
+        now = _moment(transaction)
         followed = edits.follow(state, edit, policy)
         if policy == "import":
             movement = edits.import_of(followed, edit, now)
             head = headers(movement, movement.id)
             transaction.emit("stock.movements", movement.key.encode(), encode(movement), head)
         elif policy == "report":
-            drift = edits.drift_of(state, edit, now)
-            head = headers(drift, target.correlation_id)
-            transaction.emit("shopify.drift", target.key.encode(), encode(drift), head, target.shop.encode())
+            self._tell(transaction, edits.drift_of(state, edit, now), target.correlation_id)
         transaction.after_commit(metrics.EDITS.labels(target.shop, policy).inc)
         log.warning("a hand edit was found", listing=target.key, units=edit.units, policy=policy)
         return followed
+
+    def _follow_inactive(
+        self, transaction: Transaction, state: PushState, level: LevelRead, *, found: bool
+    ) -> PushState:
+        """Only `overrule` activates a level that somebody deactivated (``found`` now); others leave it."""
+        policy = self._writer.clients.shops[state.target.shop].hand_edits
+        if policy == "overrule":
+            return replace(state, left=False)
+        if not found:
+            return state
+        drift = edits.deactivated_of(state, level, policy, _moment(transaction))
+        self._tell(transaction, drift, state.target.correlation_id)
+        log.warning("a level was deactivated by hand", listing=state.target.key, policy=policy)
+        return replace(state, left=True)
+
+    def _tell(self, transaction: Transaction, drift: Drift, correlation_id: str) -> None:
+        head = headers(drift, correlation_id)
+        transaction.emit("shopify.drift", drift.key.encode(), encode(drift), head, drift.shop.encode())
+
+
+def _moment(transaction: Transaction) -> datetime:
+    return datetime.fromtimestamp(transaction.now_ms / 1000, UTC)

@@ -100,6 +100,8 @@ class Writer:
         if source.value is None:
             return  # the listing is gone: nothing more is written
         target = decode_target(source.value)
+        if target.off and target.shop not in self.clients.shops:
+            return  # its listings were taken away with the shop
         key = self.own_key(source, target.shop, target.key)
         known = transaction.get(self.pushes, key)
         state = pushes.take_target(known, target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest_asyncio
 from aiohttp import web
@@ -100,11 +100,12 @@ def an_hour_old(found: Iterable[Drift]) -> dict[str, Drift]:
 
 async def test_every_planted_difference_is_found_in_its_class_and_no_other(planting: Planting) -> None:
     moving = [plant.listing for plant in of(Planted.MOVING)]
-    compared = await planting.comparison(*moving).sweep(dict)
+    comparison = planting.comparison(*moving)
+    compared = await comparison.sweep(dict)
     assert wrongly_classified(PLANTS, compared.found) == []
     assert len(compared.found) == EACH * len(set(CLASS_OF.values()))
     assert (compared.moving, compared.gone) == (EACH, [])
-    assert small(compared.found, LIMITS) == [], "all of it is new"
+    assert small(compared.found, LIMITS, comparison.beliefs.listings) == [], "all of it is new"
 
 
 async def test_only_small_old_unexplained_differences_of_quiet_listings_are_corrected(
@@ -117,12 +118,26 @@ async def test_only_small_old_unexplained_differences_of_quiet_listings_are_corr
     found = (await comparison.sample(listings, dict)).found
     known = an_hour_old(one for one in found if one.key not in {plant.listing for plant in young})
     found = (await comparison.sample(listings, lambda: known)).found
-    corrected = await comparison.correctable(small(found, LIMITS))
+    corrected = await comparison.correctable(small(found, LIMITS, comparison.beliefs.listings))
     assert {one.found.key for one in corrected} == {plant.listing for plant in correctable}
     available = {plant.listing: plant.available for plant in correctable}
     for one in corrected:
         assert one.correction.available == one.correction.units == available[one.found.key]
         assert (one.correction.hops, one.found.hops, one.correction.target_version) == (0, 1, 9)
+
+
+def test_a_listing_with_a_reported_edit_is_not_corrected_unasked() -> None:
+    at = datetime.fromtimestamp(NOW, UTC)
+    found = Drift(
+        shop=DOMAIN, item=1, location_id=2, kind=DriftClass.UNEXPLAINED, found_at=at,
+        since=at - timedelta(hours=1), by="sample", units_off=3,
+    )  # fmt: skip
+    belief = Belief(
+        sku="A", location="main", wanted=1, available=1, committed=0, physical_total=0, version=1, units=1,
+        changed_ms=0,
+    )  # fmt: skip
+    assert small([found], LIMITS, {found.key: belief}) == [found]
+    assert small([found], LIMITS, {found.key: replace(belief, accepted=2)}) == []
 
 
 async def test_what_was_known_and_is_not_there_any_more_is_told_once(planting: Planting) -> None:

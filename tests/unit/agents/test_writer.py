@@ -23,6 +23,7 @@ from app.records import (
     Control,
     Correction,
     Drift,
+    DriftClass,
     Envelope,
     LevelChange,
     LevelRead,
@@ -36,7 +37,7 @@ from connectors.shopify import documents
 from connectors.shopify.client import CallRefused, UserFault
 from connectors.shopify.simulator.graphql import load_schema
 from tables import pushes
-from tables.pushes import Entry, PushState
+from tables.pushes import Entry, Need, PushState
 from tables.reactions import REACTIONS, Reaction
 
 pytestmark = pytest.mark.asyncio
@@ -425,6 +426,53 @@ async def test_a_hand_edit_is_followed_by_the_shops_policy(
         await settled(writer, TEE)
         assert await shop.available(TEE) == (10 if policy == "overrule" else 15)
         assert pushes.expected_units(writer.state(TEE)) == await shop.available(TEE)
+
+
+@pytest.mark.parametrize("policy", ["import", "overrule", "report"])
+async def test_a_level_that_was_deactivated_by_hand_follows_the_shops_policy(
+    shop: Simulated, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tables.edits.FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.05)
+    await shop.act("edit", shop=DOMAIN, item=TEE, location=STORE, active=True)
+    async with bench(replace(shop.shop, hand_edits=policy)) as writer:
+        writer.take(target(TEE, 10))
+        await settled(writer, TEE)
+        await shop.act("edit", shop=DOMAIN, item=TEE, location=MAIN, active=False)
+        writer.level(*level(TEE, None, topic="disconnect"))
+        await writer.until(lambda: writer.state(TEE).noticed is None, "the level is read")
+        writer.take(target(TEE, 9, version=2))
+        left = policy != "overrule"
+        if not left:
+            await settled(writer, TEE)
+        drift = writer.emitted("shopify.drift", Drift)
+        assert [one.kind for one in drift] == ([DriftClass.INACTIVE] if left else [])
+        assert writer.emitted("stock.movements", Movement) == []
+        assert (pushes.need_of(writer.state(TEE)), writer.state(TEE).left) == (Need.NOTHING, left)
+        assert await _active(shop) is not left
+        if left:
+            await shop.act("edit", shop=DOMAIN, item=TEE, location=MAIN, active=True)
+            writer.level(*level(TEE, 10, seconds=1, topic="connect"))
+            await writer.until(lambda: not writer.state(TEE).left, "it is known to be active again")
+            await settled(writer, TEE)
+        assert await shop.available(TEE) == 9
+
+
+async def _active(shop: Simulated) -> bool:
+    rows = (await shop.see("stock"))["levels"]
+    return any(row["active"] for row in rows if (row["item"], row["location"]) == (TEE, MAIN))
+
+
+async def test_an_off_target_of_a_shop_that_is_gone_is_nothing_to_the_writer(
+    shop: Simulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench(shop.shop) as writer:
+        with monkeypatch.context() as gone:
+            gone.setattr(writer.writer.clients, "shops", {})
+            writer.take(target(TEE, 4, off=True))
+            assert writer.refused == []
+            writer.take(target(TEE, 4))
+            assert DOMAIN in str(writer.refused[0])
 
 
 async def test_an_order_on_its_way_is_not_taken_for_a_hand_edit(

@@ -86,6 +86,14 @@ TABLE: list[tuple[str, dict[str, Any] | None, dict[str, Any] | None, Drift | Non
      DriftClass.MERCHANT_EDIT),
     ("an edit that the writer has reported", {"accepted": 3}, {"available": 13}, None,
      DriftClass.MERCHANT_EDIT),
+    ("a reported edit, and more that nothing explains", {"accepted": 3}, {"available": 14}, None,
+     DriftClass.UNEXPLAINED),
+    ("a reported edit, and another an hour ago", {"accepted": 3}, {"available": 14, **LONG_AGO}, None,
+     DriftClass.MERCHANT_EDIT),
+    ("a reported edit, and a shipment", {"accepted": 3}, {"available": 13, "committed": 0}, None,
+     DriftClass.LATE_WEBHOOK),
+    ("a level that was left deactivated, and is active again", {"left": True}, {}, None,
+     DriftClass.MERCHANT_EDIT),
     ("a webhook that the writer looks into", {"noticed": True}, {"available": 13}, None,
      DriftClass.LATE_WEBHOOK),
     ("another difference than the known edit", {}, {"available": 16}, EDITED, DriftClass.UNEXPLAINED),
@@ -203,6 +211,12 @@ def test_a_correction_carries_what_it_was_decided_from_and_the_same_one_has_the_
     later = expires_at + timedelta(hours=1)
     assert correction_of(drift(hops=1), BELIEF, level, expires_at=later).id == one.id
     assert correction_of(drift(hops=2), BELIEF, level, expires_at=later).id != one.id
+
+
+def test_a_reported_edit_is_no_part_of_what_is_found_besides() -> None:
+    verdict = judged({"accepted": 3}, {"available": 14})
+    assert verdict is not None
+    assert verdict.units_off == 1
 
 
 def test_corrections_of_a_difference_that_is_gone_are_remembered_for_a_day() -> None:

@@ -102,8 +102,19 @@ def test_a_listing_that_does_not_come_to_rest_is_left_to_reconcile() -> None:
 def test_a_level_that_was_disconnected_is_read_and_known_to_sell_nothing() -> None:
     known = edits.take_level(state(), change(None), 0)
     after = looked(known, LevelRead(available=10, active=False), 5)
-    assert (after.state.noticed, after.state.inactive) == (None, True)
-    assert pushes.need_of(after.state) is pushes.Need.ACTIVATE
+    assert (after.state.noticed, after.state.inactive, after.deactivated) == (None, True, True)
+    again = looked(edits.take_level(after.state, change(None), 0), LevelRead(active=False), 5)
+    assert not again.deactivated, "it is found once"
+    assert again.edit is None, "what an inactive level holds is no edit"
+
+
+def test_a_level_that_was_left_inactive_is_read_when_the_shop_tells_of_it() -> None:
+    known = replace(state(), inactive=True, left=True)
+    assert pushes.need_of(replace(known, target=replace(known.target, wanted=12))) is pushes.Need.NOTHING
+    told = edits.take_level(known, change(10), 0)
+    assert edits.explained_now(told).noticed is not None
+    after = looked(told, LevelRead(available=10), 5).state
+    assert (after.noticed, after.inactive, after.left) == (None, False, False)
 
 
 def test_an_edit_that_is_only_reported_stays_explained_and_changes_no_write() -> None:

@@ -72,6 +72,25 @@ def test_an_older_target_changes_nothing() -> None:
     assert pushes.take_target(state, target(9, version=4)).target.wanted == 9
 
 
+def test_a_listing_that_is_off_and_comes_back_is_read_again() -> None:
+    noticed = pushes.Noticed(available=3)
+    state = replace(read(PushState(target=target(5)), 5), noticed=noticed, accepted=2)
+    off = pushes.take_target(state, replace(target(7, version=2), off=True))
+    assert (pushes.need_of(off, due=True), off.noticed) == (Need.NOTHING, None)
+    assert pushes.take_target(off, target(5)) is off
+    back = pushes.take_target(off, target(7, version=3))
+    assert (pushes.need_of(back), back.accepted) == (Need.READ, 0)
+
+
+def test_a_key_that_a_listing_has_left_does_not_stop_the_key_that_has_it_now() -> None:
+    now = replace(target(5, version=1), sku="HAT")
+    left = replace(target(7, version=9), off=True)
+    state = read(pushes.take_target(None, now), 3)
+    assert pushes.take_target(state, left) is state
+    first = pushes.take_target(read(PushState(target=target(7)), 7), left)
+    assert pushes.take_target(first, now).target == now
+
+
 def test_a_read_is_not_used_when_something_shipped_meanwhile() -> None:
     state = PushState(target=target(5, physical=-2))
     assert pushes.take_read(state, LevelRead(available=9), asked=0).offset is None

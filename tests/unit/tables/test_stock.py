@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from app.errors import Rejected
 from app.records import (
@@ -224,6 +225,18 @@ def test_a_changed_rule_publishes_the_listing_again() -> None:
     changed = stock.set_listings(record, Listings(sku="TEE", location="main", listings=[listing]), now=NOW)
     [target] = stock.targets("TEE@main", record, changed)
     assert (target.wanted, target.off, target.version) == (0, True, 1)
+
+
+def test_a_listing_that_is_taken_away_is_told_to_be_off() -> None:
+    other = Listing(shop="b", item=9, variant=9, location_id=9)
+    both = Listings(sku="TEE", location="main", listings=[LISTING, other])
+    known = stock.set_listings(opened(10), both, now=NOW)
+    fewer = stock.set_listings(known, replace(both, listings=[other]), now=NOW)
+    told = {one.key: one.off for one in stock.targets("TEE@main", known, fewer)}
+    assert told == {LISTING.key: True, other.key: False}
+    none = stock.set_listings(fewer, replace(both, listings=[]), now=NOW)
+    assert [(one.key, one.off) for one in stock.targets("TEE@main", fewer, none)] == [(other.key, True)]
+    assert stock.targets("TEE@main", none, none) == []
 
 
 def test_an_imported_hand_edit_moves_the_totals_of_its_listing_whenever_it_happened() -> None:
