@@ -62,6 +62,7 @@ LIMIT_S = 60.0
 BROKER_AWAY_S = float(os.environ.get("TEST_BROKER_AWAY_S", "8"))
 SKUS, OPENING = 15, 50
 WEBHOOK_HELD_S = 8.0
+NEW_ITEM, GHOST_ITEM = 7_777, 4_040_404
 NORTH, SOUTH = DOMAINS
 
 
@@ -365,7 +366,7 @@ async def test_a_cancelled_order_without_refund_lines_is_read(running: Running) 
 
 
 async def test_an_order_waits_for_its_listing(running: Running) -> None:
-    item, variant, location = 7_777, 8_888, 1001
+    item, variant, location = NEW_ITEM, 8_888, 1001
     items = [{"sku": "NEW", "item": item, "variant": variant, "available": {str(location): 9}}]
     await running.admin.act("items", shop=NORTH, items=items)
     answer = await running.admin.act("sell", shop=NORTH, lines=[{"item": item, "quantity": 2}])
@@ -381,7 +382,7 @@ async def test_an_order_waits_for_its_listing(running: Running) -> None:
 
 async def test_a_listing_that_the_shop_refuses_is_held_and_the_others_go_on(running: Running) -> None:
     key, settings = running.key(), running.stack.settings
-    ghost = msgspec.structs.replace(key.listings[1], item=4_040_404)
+    ghost = msgspec.structs.replace(key.listings[1], item=GHOST_ITEM)
     both = Listings(sku=key.sku, location=key.location, listings=[*key.listings, ghost])
     await send_listings(settings, [both])
     await running.sell(key, 1)
@@ -498,7 +499,9 @@ async def test_a_shop_that_is_gone_is_forgotten_and_no_other(running: Running) -
 async def test_everything_adds_up_in_the_end(running: Running) -> None:
     await running.quiet()
     facts = await gather(running.stack.settings, running.admin, running.keys)
-    assert facts.problems == []
+    # Two listings are rightly told to differ: one that no count has opened, and one that the shop refuses.
+    known = (f"{NORTH}/{NEW_ITEM}/", f"{SOUTH}/{GHOST_ITEM}/")
+    assert [problem for problem in facts.problems if not problem.startswith(known)] == []
     assert (facts.lost, facts.doubled, facts.mismatched, facts.oversold_otherwise) == (0, 0, 0, 0)
     assert facts.duplicates_refused >= 100
 
