@@ -19,6 +19,7 @@ from prometheus_client import Counter
 
 from agents.listings import ListingFollower
 from agents.shopify import shop_of
+from agents.source import payload_of
 from app.errors import Rejected, Retry
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
@@ -30,7 +31,6 @@ from app.records import (
     Listings,
     Record,
     ShopItem,
-    check_schema,
     correlation_of,
     encode,
     headers,
@@ -104,10 +104,7 @@ class CatalogKeeper:
 
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
         """Note the items that a webhook says have changed."""
-        check_schema(source.headers, Envelope)
-        if source.value is None:
-            raise Rejected(f"{source.topic}: expected a webhook, got an empty value")
-        envelope = decode_envelope(source.value)
+        envelope = decode_envelope(payload_of(source, Envelope))
         if source.key is None or shop_of(source.key) != envelope.shop.encode():
             raise Rejected(f"{source.topic}: the body is about {envelope.shop!r}, the key is {source.key!r}")
         shop = self._shops.get(envelope.shop)

@@ -15,13 +15,13 @@ from typing import Any
 import msgspec
 
 from agents.listings import ListingFollower
+from agents.source import own_key, payload_of
 from app.errors import Rejected
 from app.exactly_once import App, SourceRecord, Table, Transaction
 from app.records import (
     MAX_LISTINGS,
     ListingChange,
     Listings,
-    check_schema,
     correlation_of,
     encode,
     headers,
@@ -52,13 +52,8 @@ class Uniter:
 
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
         """Write the key's next record, if the change makes a difference."""
-        check_schema(source.headers, ListingChange)
-        if source.value is None:
-            raise Rejected(f"{source.topic}: expected a ListingChange, got an empty value")
-        change = decode_change(source.value)
-        key = change.key.encode()
-        if source.key != key:
-            raise Rejected(f"{source.topic}: the body is about {change.key!r}, the key is {source.key!r}")
+        change = decode_change(payload_of(source, ListingChange))
+        key = own_key(source, change.key)
         last = transaction.get(self.united, key)
         known = self._index.newest(change.key, last)
         merged = merge(known.listings, change)

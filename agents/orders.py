@@ -22,6 +22,7 @@ from agents.listings import ListingFollower
 from agents.order_lookups import OrderLookups
 from agents.order_routing import Answers, RoutingReader
 from agents.shop_queues import ShopQueues
+from agents.source import payload_of
 from app.errors import Rejected, Retry, Unmapped
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
@@ -33,7 +34,6 @@ from app.records import (
     ReadOrder,
     Record,
     Refund,
-    check_schema,
     correlation_of,
     encode,
     headers,
@@ -136,10 +136,9 @@ class OrderKeeper:
 
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
         """Unite a webhook with its order and emit what is missing."""
-        check_schema(source.headers, Envelope)
-        if source.value is None or source.key is None:
-            raise Rejected(f"{source.topic}: expected a webhook and its key")
-        envelope = decode_envelope(source.value)
+        envelope = decode_envelope(payload_of(source, Envelope))
+        if source.key is None:
+            raise Rejected(f"{source.topic}: expected a webhook's key, got none")
         if envelope.shop not in self._shops:
             raise Rejected(f"the shops file (SKUSTREAM_SHOPS_FILE) has no shop {envelope.shop}")
         if envelope.order_id is None and source.key.count(b"/") == 2:

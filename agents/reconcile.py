@@ -23,9 +23,9 @@ from agents.beliefs import Beliefs
 from agents.comparison import Compared, Comparison, Correctable, Limits, small
 from agents.schedule import Schedule
 from agents.shopify import shop_of
-from app.errors import Rejected
+from agents.source import own_key, payload_of
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
-from app.records import Correction, Drift, DriftClass, check_schema, encode, headers
+from app.records import Correction, Drift, DriftClass, encode, headers
 from connectors.shopify.client import ShopClients
 from tables import drift
 
@@ -84,12 +84,8 @@ class Memory:
 
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
         """Take what was found about a listing, by anybody."""
-        check_schema(source.headers, Drift)
-        if source.value is None:
-            raise Rejected(f"{source.topic}: expected a Drift, got an empty value")
-        found = decode_drift(source.value)
-        if source.key != found.key.encode():
-            raise Rejected(f"{source.topic}: the body is about {found.key!r}, the key is {source.key!r}")
+        found = decode_drift(payload_of(source, Drift))
+        own_key(source, found.key)
         self._keep(transaction, found)
 
     def tell(self, transaction: Transaction, found: Iterable[Drift]) -> None:

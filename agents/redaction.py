@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 import structlog
 
+from agents.source import payload_of
 from app.errors import Rejected
 from app.exactly_once import App, SourceRecord, Transaction
-from app.records import Redaction, check_schema
+from app.records import Redaction
 
 TOPIC = "shopify.redactions"
 FORGOTTEN_AT_ONCE = 2_000
@@ -46,10 +47,7 @@ class Redactor:
 
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
         """Delete what this lane's tables hold of a shop, a bounded part of it."""
-        check_schema(source.headers, Redaction)
-        if source.value is None:
-            raise Rejected(f"{source.topic}: expected a Redaction, got an empty value")
-        redaction = decode_redaction(source.value)
+        redaction = decode_redaction(payload_of(source, Redaction))
         if redaction.shop in self._shops:
             raise Rejected(
                 f"shop {redaction.shop} is in the shops file (SKUSTREAM_SHOPS_FILE): it would begin anew"

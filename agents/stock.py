@@ -14,15 +14,14 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from agents.source import own_key, payload_of
 from app.errors import Rejected
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
     Listings,
     Movement,
-    Record,
     Result,
     StockRecord,
-    check_schema,
     correlation_of,
     encode,
     headers,
@@ -90,8 +89,8 @@ class Adjuster:
 
     def move(self, transaction: Transaction, record: SourceRecord) -> None:
         """Apply one movement, unless its id was answered before."""
-        movement = decode_movement(_payload(record, Movement))
-        key = _own_key(record, movement.key)
+        movement = decode_movement(payload_of(record, Movement))
+        key = own_key(record, movement.key)
         digest, day = digest_of(movement.id), transaction.stream_time_ms // DAY_MS
         known = transaction.get(self.seen, digest)
         applied = stock.apply(
@@ -113,8 +112,8 @@ class Adjuster:
         key, sku, location = _stock_key(record)
         listings = Listings(sku=sku, location=location)
         if record.value is not None:
-            listings = decode_listings(_payload(record, Listings))
-            _own_key(record, f"{listings.sku}@{listings.location}")
+            listings = decode_listings(payload_of(record, Listings))
+            own_key(record, f"{listings.sku}@{listings.location}")
         known = transaction.get(self.stock, key) or _UNKNOWN
         if known.listings == listings.listings:
             return
@@ -200,13 +199,6 @@ def digest_of(movement_id: str) -> bytes:
     return blake2b(movement_id.encode(), digest_size=DIGEST_BYTES).digest()
 
 
-def _payload(record: SourceRecord, expected: type[Record]) -> bytes:
-    check_schema(record.headers, expected)
-    if record.value is None:
-        raise Rejected(f"{record.topic}: expected a {expected.__name__}, got an empty value")
-    return record.value
-
-
 def _stock_key(record: SourceRecord) -> tuple[bytes, str, str]:
     """The key of a record whose value may be empty, with its SKU and its location."""
     key = record.key or b""
@@ -215,13 +207,6 @@ def _stock_key(record: SourceRecord) -> tuple[bytes, str, str]:
     except ValueError as error:  # not text, or without an "@"
         raise Rejected(f"{record.topic}: {error}") from None
     return key, sku, location
-
-
-def _own_key(record: SourceRecord, expected: str) -> bytes:
-    key = expected.encode()
-    if record.key != key:
-        raise Rejected(f"{record.topic}: the body is about {expected!r}, the key is {record.key!r}")
-    return key
 
 
 def _moment(transaction: Transaction) -> datetime:

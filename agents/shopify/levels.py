@@ -10,9 +10,9 @@ import structlog
 from msgspec.structs import replace
 
 from agents.shopify import metrics
-from app.errors import Rejected
+from agents.source import payload_of
 from app.exactly_once import SourceRecord, Transaction
-from app.records import Drift, Envelope, LevelChange, LevelRead, check_schema, encode, headers, listing_key
+from app.records import Drift, Envelope, LevelChange, LevelRead, encode, headers, listing_key
 from tables import edits, pushes
 from tables.edits import Edit
 from tables.pushes import PushState
@@ -35,10 +35,7 @@ class Levels:
 
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
         """Take a level that a shop tells. One that nobody lists is nothing to us."""
-        check_schema(source.headers, Envelope)
-        if source.value is None:
-            raise Rejected(f"{source.topic}: expected an Envelope, got an empty value")
-        envelope = decode_envelope(source.value)
+        envelope = decode_envelope(payload_of(source, Envelope))
         change = decode_change(envelope.body)
         listing = listing_key(envelope.shop, change.inventory_item_id, change.location_id)
         key = self._writer.own_key(source, envelope.shop, listing)

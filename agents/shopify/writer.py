@@ -15,6 +15,7 @@ from agents.shopify import intents, metrics
 from agents.shopify.levels import Levels
 from agents.shopify.plan import Activate, Plan, Read, Work
 from agents.shopify.pump import Pump
+from agents.source import own_key, payload_of
 from app.errors import Rejected
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
@@ -26,7 +27,6 @@ from app.records import (
     PushResult,
     Record,
     Target,
-    check_schema,
     encode,
     headers,
 )
@@ -96,10 +96,9 @@ class Writer:
 
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
         """Take the newest target of a listing."""
-        check_schema(source.headers, Target)
         if source.value is None:
             return  # the listing is gone: nothing more is written
-        target = decode_target(source.value)
+        target = decode_target(payload_of(source, Target))
         if target.off and target.shop not in self.clients.shops:
             return  # its listings were taken away with the shop
         key = self.own_key(source, target.shop, target.key)
@@ -110,10 +109,7 @@ class Writer:
 
     def correct(self, transaction: Transaction, source: SourceRecord) -> None:
         """Take a correction: unless there is an objection, the belief is replaced, or a value is written."""
-        check_schema(source.headers, Correction)
-        if source.value is None:
-            raise Rejected(f"{source.topic}: expected a Correction, got an empty value")
-        correction = decode_correction(source.value)
+        correction = decode_correction(payload_of(source, Correction))
         key = self.own_key(source, correction.shop, correction.key)
         state = transaction.get(self.pushes, key)
         objection = pushes.objection(state, correction, transaction.now_ms)
@@ -139,10 +135,7 @@ class Writer:
 
     def control(self, transaction: Transaction, source: SourceRecord) -> None:
         """Take what an operator asks, or the receiver when an app was removed: pause a shop, or try again."""
-        check_schema(source.headers, Control)
-        if source.value is None:
-            raise Rejected(f"{source.topic}: expected a Control, got an empty value")
-        control = decode_control(source.value)
+        control = decode_control(payload_of(source, Control))
         key = self.own_key(source, control.shop, control.shop)
         if control.action == "pause":
             self.pause(transaction, control.shop, control.reason or "asked for", asked=True)
@@ -154,9 +147,7 @@ class Writer:
 
     def own_key(self, source: SourceRecord, shop: str, expected: str) -> bytes:
         """The key of a record, which has to be the one that its body names, of a shop that we have."""
-        key = expected.encode()
-        if source.key != key:
-            raise Rejected(f"{source.topic}: the body is about {expected!r}, the key is {source.key!r}")
+        key = own_key(source, expected)
         if shop not in self.clients.shops:
             raise Rejected(f"the shops file (SKUSTREAM_SHOPS_FILE) has no shop {shop}")
         return key
