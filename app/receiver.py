@@ -7,6 +7,7 @@ Shopify gives a delivery five seconds, so everything here has four.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -251,7 +252,7 @@ class Receiver:
 
     async def healthz(self, request: web.Request) -> web.Response:
         """The process runs."""
-        return web.json_response({"ok": True, "service": SERVICE})
+        return web.json_response({"ok": True, "service": SERVICE, "pid": os.getpid()})
 
     async def readyz(self, request: web.Request) -> web.Response:
         """Whether webhooks can be stored: a broker answers."""

@@ -66,7 +66,7 @@ async def _report(settings: Settings, process: ProcessState) -> Report:
     if process.pid is None:
         return Report(health="not running")
     stopped = psutil.pid_exists(process.pid) and psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
-    return Report(health="stopped by a signal") if stopped else await report(process.url)
+    return Report(health="stopped by a signal") if stopped else await report(process)
 
 
 async def _lags(settings: Settings) -> dict[str, dict[int, int] | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +16,10 @@ import psutil
 from msgspec import Struct
 
 from app import topics
+from app.dev.ports import PortClaims
 from app.dev.shops import write_shops_file
 from app.errors import Misconfigured, Retry
-from app.local_kafka import LocalCluster, LocalKafka, free_port
+from app.local_kafka import LocalCluster, LocalKafka
 from app.services import SERVICES, WORKERS
 from app.settings import Settings
 
@@ -177,8 +177,9 @@ class Stack:
             settings = settings.model_copy(update=replication)
         self.bootstrap = external or (self.cluster.bootstrap_servers if self.cluster else "")
         self.shops_file = directory / "shops.yaml"
-        self.simulator_port = _port(settings.simulator_port)
-        self.receiver_port = _port(settings.receiver_port)
+        self._ports, self._worker_ports = PortClaims(), PortClaims()
+        self.simulator_port = self._ports.claim(settings.simulator_port)
+        self.receiver_port = self._ports.claim(settings.receiver_port)
         self._settings = settings
         self.simulator_url = f"http://127.0.0.1:{self.simulator_port}"
 
@@ -233,6 +234,7 @@ class Stack:
         if last is not None:
             await last.stop()
         self.processes.clear()
+        self._worker_ports.release()
 
     async def stop(self) -> None:
         """Stop everything."""
@@ -240,12 +242,15 @@ class Stack:
         if self.cluster is not None:
             await _cancel(self._broker_keepers)
             await asyncio.to_thread(self.cluster.stop)
+        self._ports.release()
 
     def _add_workers(self, service: str, count: int, data_dir: Path) -> None:
         for number in range(1, count + 1):
             name = service if count == 1 else f"{service}-{number}"
             variable = f"SKUSTREAM_{service.upper()}_PORT"
-            port = _port(getattr(self._settings, f"{service}_port")) if number == 1 else free_port()
+            port = self._worker_ports.claim(
+                getattr(self._settings, f"{service}_port") if number == 1 else None
+            )
             own = {variable: str(port), "SKUSTREAM_DATA_DIR": str(data_dir / name)}
             self._add(name, ["run", service], port, own)
 
@@ -311,7 +316,7 @@ class Stack:
         end = time.monotonic() + limit_s
         waiting = list(self.processes.values())
         while waiting:
-            reports = await asyncio.gather(*(report(process.state.url) for process in waiting))
+            reports = await asyncio.gather(*(report(process.state) for process in waiting))
             waiting = [one for one, known in zip(waiting, reports, strict=True) if known.health != "ok"]
             if waiting and time.monotonic() > end:
                 names = ", ".join(f"{one.state.name} (see {one.log})" for one in waiting)
@@ -406,28 +411,19 @@ class Report(Struct, frozen=True, kw_only=True):
     standby_lag: dict[int, int] = {}
 
 
-async def report(url: str) -> Report:
-    """Ask the process that should answer there."""
-    timeout = aiohttp.ClientTimeout(total=HEALTH_LIMIT_S)
+async def report(process: ProcessState) -> Report:
+    """Ask the process that should answer at its address."""
+    timeout, url = aiohttp.ClientTimeout(total=HEALTH_LIMIT_S), f"{process.url}/healthz"
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/healthz") as answer:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
             body = await answer.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return Report(health=f"no answer: {type(error).__name__}")
     if answer.status != 200:
         return Report(health=f"status {answer.status}: {body}")
+    if body.get("pid") != process.pid:
+        return Report(health=f"not ours: process {body.get('pid')} answers at {process.url}")
     if body.get("lanes") == []:
         return Report(health="no lanes")
     standby_lag = {int(lane): lag for lane, lag in body.get("standby_lag", {}).items()}
     return Report(health="ok", lanes=body.get("lanes", []), standby_lag=standby_lag)
-
-
-def _port(wanted: int) -> int:
-    """The configured port when nobody listens on it, else a free one."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            return free_port()
-    return wanted

@@ -495,6 +495,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         return {
             "ok": not failed and not stuck and self.fatal is None,
             "service": self.service,
+            "pid": os.getpid(),
             "lanes": sorted(self._open_lanes),
             "opening": opening,
             "failed": failed,

@@ -5,6 +5,7 @@ Bodies and answers are JSON. 422 says what is wrong: a bad body, or something th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -464,7 +465,7 @@ class Admin:
 
     async def healthz(self, request: web.Request) -> web.Response:
         """It runs."""
-        return _json({"status": "ok", "shops": sorted(self._world.shops)})
+        return _json({"status": "ok", "pid": os.getpid(), "shops": sorted(self._world.shops)})
 
     def _order(self, domain: str, order_id: int, hooks: list[Webhook]) -> Any:
         self._delivery.submit(hooks)
