@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support.order_shapes import CASES
 
 from app.local_kafka import LocalKafka, external_bootstrap
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what a process of pytest-xdist has counted to the one that tells of it."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["order_shapes"] = dict(CASES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what such a process has counted."""
+    CASES.update(getattr(node, "workeroutput", {}).get("order_shapes", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
