@@ -40,10 +40,10 @@ demo: setup
 	$(BIN)/skustream demo
 
 test: lint
-	$(BIN)/pytest -q -m "not long"
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: lint
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -m ""
 
 live-test: setup
 	LIVE_TEST=1 $(BIN)/pytest -q -rs tests/live
