@@ -21,6 +21,7 @@ from connectors.shopify.client import ShopClient
 from connectors.shopify.levels import all_levels, read_levels
 from tables import drift
 from tables.drift import Belief, Verdict
+from tables.edits import Policy
 from tables.pushes import listing_parts
 
 SECOND_READ_S = 3.0
@@ -79,15 +80,18 @@ class Correctable(NamedTuple):
     correction: Correction
 
 
-def small(found: Iterable[Drift], limits: Limits, beliefs: Mapping[str, Belief]) -> list[Drift]:
+def small(
+    found: Iterable[Drift], limits: Limits, beliefs: Mapping[str, Belief], policy: Policy
+) -> list[Drift]:
     """The differences that may be corrected without being asked, as far as the first look tells.
 
-    A correction takes back a hand edit that was reported as well, so a listing with one waits for a person.
+    ``policy`` is the shop's about hand edits. A correction takes back an edit that was reported before the
+    policy was `overrule` as well, so a listing with one waits for a person.
     """
     return [
         one
         for one in found
-        if not drift.may_correct(one, limit=limits.units, settle_ms=limits.settle_ms)
+        if not drift.may_correct(one, policy=policy, limit=limits.units, settle_ms=limits.settle_ms)
         and not ((belief := beliefs.get(one.key)) is not None and belief.accepted)
     ]
 
@@ -109,6 +113,11 @@ class Comparison:
         self._limits = limits
         self._clock = clock
         self._sleep = sleep
+
+    @property
+    def policy(self) -> Policy:
+        """What becomes of hand edits in the shop."""
+        return self._client.shop.hand_edits
 
     async def sweep(self, known: Callable[[], Known]) -> Compared:
         """Compare every listing; ``known`` is asked when all is read.

@@ -2,7 +2,8 @@
 
 The differences found, and their classes, are records of ``shopify.drift``; the newest of each listing is
 kept, so that a difference has an age and a known edit stays known. Only what nothing explains is corrected,
-through the writer, and only while it is small.
+through the writer, only while it is small, and only in shops that overrule hand edits: it may be one.
+Elsewhere the writer is asked to look, as it is about every edit.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class Reconciler:
         own = self._shop(lane, shop)
         async with own.lock:
             compared = await own.comparison.sweep(partial(self._memory.known, lane, shop))
-            await self._tell(lane, compared)
+            await self._tell(lane, own.comparison, compared)
         counts = Tally(str(one.kind) for one in compared.found)
         for kind in drift.CLASSES:
             MISMATCH.labels(shop, str(kind)).set(counts[kind] / max(1, compared.checked))
@@ -147,11 +148,11 @@ class Reconciler:
                 await own.comparison.beliefs.catch_up()
                 return
             compared = await own.comparison.sample(wanted, lambda: known)
-            await self._tell(lane, compared)
+            await self._tell(lane, own.comparison, compared)
             await self._correct(lane, own.comparison, compared)
 
     async def _correct(self, lane: Lane, comparison: Comparison, compared: Compared) -> None:
-        few = small(compared.found, self._limits, comparison.beliefs.listings)
+        few = small(compared.found, self._limits, comparison.beliefs.listings, comparison.policy)
         asked = await comparison.correctable(few)
         if asked:
             await lane.submit(partial(self._ask, asked=asked))
@@ -165,19 +166,20 @@ class Reconciler:
             )
         self._memory.tell(transaction, [found for found, _ in asked])
 
-    async def _tell(self, lane: Lane, compared: Compared) -> None:
+    async def _tell(self, lane: Lane, comparison: Comparison, compared: Compared) -> None:
         CHECKED.labels(compared.shop, compared.by).inc(compared.checked)
         news = iter([*compared.gone, *compared.found])
         while part := list(islice(news, RECORDS_AT_ONCE)):
             await lane.submit(partial(self._memory.tell, found=part))
-        edits = iter([one for one in compared.found if one.kind is DriftClass.MERCHANT_EDIT])
-        while part := list(islice(edits, RECORDS_AT_ONCE)):
-            await lane.submit(partial(self._let_look, edits=part))
+        policy, settle_ms = comparison.policy, self._limits.settle_ms
+        seen = (one for one in compared.found if drift.may_look(one, policy=policy, settle_ms=settle_ms))
+        while part := list(islice(seen, RECORDS_AT_ONCE)):
+            await lane.submit(partial(self._let_look, seen=part))
 
-    def _let_look(self, transaction: Transaction, edits: Sequence[Drift]) -> None:
-        """The writer reads twice and follows the shop's policy, as if a webhook had told it of the edit."""
+    def _let_look(self, transaction: Transaction, seen: Sequence[Drift]) -> None:
+        """The writer reads twice and follows the shop's policy, as if a webhook had told it of an edit."""
         expires_at = datetime.fromtimestamp(transaction.now_ms / 1000, UTC) + timedelta(seconds=LOOK_LIFE_S)
-        for one in edits:
+        for one in seen:
             emit(transaction, "shopify.corrections", drift.look_of(one, expires_at=expires_at))
 
     def _shop(self, lane: Lane, shop: str) -> Watched:

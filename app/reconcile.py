@@ -36,7 +36,9 @@ ROWS = 200
 TOPICS = ("skustream.shopify.pushes", "skustream.reconcile.drift", "shopify.drift", "shopify.corrections")
 ON_DEMAND = frozenset({DriftClass.UNEXPLAINED})
 ON_DEMAND_BY_NAME = ON_DEMAND | {DriftClass.MERCHANT_EDIT}
-"""What `apply` corrects: an edit is somebody's will, and only written over when its listing is named."""
+"""What `apply` corrects: an edit is somebody's will, and only written over when its listing is named. So is
+what may be one, unless the shop's policy is to overrule edits.
+"""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 only_shops = click.option("--shop", "shops", multiple=True, help="Only this shop; repeatable.")
@@ -63,8 +65,9 @@ def reconcile(ctx: click.Context, dry_run: bool, shops: tuple[str, ...], as_json
     """Compare every listing with its shop, and show each difference with its class.
 
     What nothing explains is corrected when it is old enough and small enough (SKUSTREAM_RECONCILE_SETTLE_S,
-    SKUSTREAM_RECONCILE_MAX_UNITS), by the writer. The reconcile service need not run, but the age of a
-    difference is what it, or a former run, has told. Exit 1 when something unexplained remains.
+    SKUSTREAM_RECONCILE_MAX_UNITS), by the writer, in shops that overrule hand edits; elsewhere it may be one,
+    and the reconcile service has the writer look. That service need not run, but the age of a difference is
+    what it, or a former run, has told. Exit 1 when something unexplained remains.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -86,8 +89,9 @@ def apply(settings: Settings, shops: tuple[str, ...], listings: tuple[str, ...],
     """Correct differences that are too large, or too new, to be corrected without being asked.
 
     LISTINGS are keys as `reconcile` shows them ({shop}/{item}/{location id}); without any, all that is known
-    to be unexplained. A merchant's edit is only written over when its listing is named. Exit 1 unless all
-    could be asked for: a listing must be quiet and read the same twice.
+    to be unexplained in shops whose hand_edits is `overrule`: elsewhere, like a merchant's edit, it is only
+    written over when its listing is named. Exit 1 unless all could be asked for: a listing must be quiet and
+    read the same twice.
     """
     wanted = _by_shop(listings)
     if wanted and shops:
@@ -133,7 +137,7 @@ async def _compare_one(settings: Settings, comparison: Comparison, *, dry_run: b
     if not dry_run:
         found = [*compared.gone, *compared.found]
         await kafka_tools.send_drift(settings, [one for one in found if drift.news(known.get(one.key), one)])
-        few = small(compared.found, limits_of(settings), comparison.beliefs.listings)
+        few = small(compared.found, limits_of(settings), comparison.beliefs.listings, comparison.policy)
         asked = await _correct(settings, comparison, few)
     return Report(
         shop=compared.shop,
@@ -168,7 +172,7 @@ async def _apply_one(
     listings = suspects if named is None else named
     compared = await comparison.sample(listings, lambda: known)
     found = {one.key: one for one in compared.found}
-    allowed = ON_DEMAND if named is None else ON_DEMAND_BY_NAME
+    allowed = _allowed(comparison, by_name=named is not None)
     chosen = [one for one in compared.found if one.kind in allowed]
     for one in chosen:
         click.echo(_line(one), err=True)
@@ -181,11 +185,18 @@ async def _apply_one(
     return done, {listing: _why_not(found.get(listing), allowed) for listing in left}
 
 
+def _allowed(comparison: Comparison, *, by_name: bool) -> frozenset[DriftClass]:
+    if by_name:
+        return ON_DEMAND_BY_NAME
+    return ON_DEMAND if comparison.policy == "overrule" else frozenset()
+
+
 def _why_not(found: Drift | None, allowed: Container[DriftClass]) -> str:
     if found is None:
         return "there is no difference, or it changes right now"
     if found.kind not in allowed:
-        return f"it is {found.kind}"
+        by_name = ", only corrected when its listing is named" if found.kind in ON_DEMAND_BY_NAME else ""
+        return f"it is {found.kind}{by_name}"
     return "it is not quiet: something is going on there, or just was"
 
 

@@ -175,13 +175,14 @@ def _by_item(planted: Iterable[Plant]) -> Iterator[tuple[int, dict[int, int]]]:
 
 
 def shop_at(port: int) -> Shop:
-    """The shop, served at a port of this machine."""
+    """The shop, served at a port of this machine; what nothing explains may be corrected there."""
     return Shop(
         domain=DOMAIN,
         api_url=f"http://127.0.0.1:{port}/{DOMAIN}",
         access_token="example-token",
         webhook_secrets=("example-secret",),
         default_location_id=LOCATIONS[0],
+        hand_edits="overrule",
     )
 
 

@@ -106,7 +106,7 @@ async def _corrected(comparison: Comparison, found: Iterable[Drift], planted: It
     hour = timedelta(hours=1)
     known = {one.key: replace(one, since=one.since - hour) for one in found}
     again = (await comparison.sample(known, lambda: known)).found
-    few = small(again, LIMITS, comparison.beliefs.listings)
+    few = small(again, LIMITS, comparison.beliefs.listings, comparison.policy)
     asked = {one.found.key for one in await comparison.correctable(few)}
     wanted = {plant.listing for plant in planted if plant.what is Planted.OFF_BY_FEW}
     if asked != wanted:

@@ -23,17 +23,23 @@ A difference is given the first class whose evidence is there:
 ``merchant_edit``
     Only ``units_off`` is left. It is the hand edit that the writer has found in the listing and that stays
     (policy `report`; what differs besides is judged by itself), or the same difference was found to be one
-    before; or the shop changed the level after the last thing that we know of it, longer ago than a webhook
-    or the reading of missed orders takes. Or the shop sells again from a level that was left deactivated.
+    before; or the shop changed the level after the last thing that we know of it. In that case either the
+    change or the difference is older than a webhook or the reading of missed orders takes. Or the shop sells
+    again from a level that was left deactivated.
 ``late_webhook``
-    As before, but the change is younger than that, or the writer is still looking into a webhook about it: a
+    As before, but both are younger than that, or the writer is still looking into a webhook about it: a
     restock or a shipment may explain it yet.
 ``unexplained``
-    Only ``units_off`` is left, and nothing happened in the shop since we last learned of the listing: it is
-    our books that are wrong.
+    Only ``units_off`` is left, and we have learned of the listing since the shop last changed it. Our books
+    are wrong, or it is an edit of which no webhook told us, made before something that we know of: a sale and
+    our own write move the shop's time of change as well. Nothing in the shop tells the two apart.
+
+So what is unexplained is only written over without being asked where `hand_edits` is `overrule`, which is
+right about both. Elsewhere the writer is asked to look for itself, and follows the policy: see
+``may_correct`` and ``may_look``.
 
 What the shop says about time is Shopify's clock, what we know of is the clock of our workers. When Shopify's
-runs ahead, what is unexplained looks like an edit, which is never overwritten by itself.
+runs ahead, what is unexplained looks like an edit, which is not overwritten unless the policy says so.
 """
 
 from __future__ import annotations
@@ -47,6 +53,7 @@ from msgspec.structs import replace
 
 from app.records import Correction, Drift, DriftClass, ShopLevel
 from tables import pushes
+from tables.edits import Policy
 from tables.pushes import Need, PushState
 
 CLASSES = tuple(kind for kind in DriftClass if kind is not DriftClass.NONE)
@@ -190,15 +197,17 @@ def _physical(
     belief: Belief, level: ShopLevel, units_off: int, known: Drift | None, settled_ms: int
 ) -> Verdict:
     """The class of a difference that no order makes; what is younger than ``settled_ms`` may be told yet."""
-    same = known is not None and known.units_off == units_off
-    if same and known is not None and known.kind is DriftClass.MERCHANT_EDIT:
-        return Verdict(DriftClass.MERCHANT_EDIT, units_off, detail=known.detail)
+    same = known if known is not None and known.units_off == units_off else None
+    if same is not None and same.kind is DriftClass.MERCHANT_EDIT:
+        return Verdict(DriftClass.MERCHANT_EDIT, units_off, detail=same.detail)
     if belief.noticed:
         return Verdict(DriftClass.LATE_WEBHOOK, units_off, detail="the writer looks into a webhook about it")
     if level.changed_ms <= belief.changed_ms:
         return Verdict(DriftClass.UNEXPLAINED, units_off)
     at = datetime.fromtimestamp(level.changed_ms / 1000, UTC).isoformat(timespec="seconds")
-    kind = DriftClass.LATE_WEBHOOK if level.changed_ms > settled_ms else DriftClass.MERCHANT_EDIT
+    old = same is not None and same.since.timestamp() * 1000 <= settled_ms  # whatever was sold meanwhile
+    settled = old or level.changed_ms <= settled_ms
+    kind = DriftClass.MERCHANT_EDIT if settled else DriftClass.LATE_WEBHOOK
     return Verdict(kind, units_off, detail=f"changed in the shop at {at}")
 
 
@@ -208,7 +217,7 @@ def drift_of(
 ) -> Drift:  # fmt: skip
     """The record of a difference; one that is as it was keeps its age and its corrections."""
     shop, item, location_id = pushes.listing_parts(listing)
-    same = known is not None and _same(known, verdict)
+    same = known is not None and (_same(known, verdict) or _lasts(known, verdict))
     return Drift(
         shop=shop,
         item=item,
@@ -259,15 +268,27 @@ def _same(known: Drift, verdict: Verdict) -> bool:
     return (known.kind, known.units_off, known.committed_off) == verdict[:3]
 
 
-def may_correct(found: Drift, *, limit: int, settle_ms: int) -> str:
+def _lasts(known: Drift, verdict: Verdict) -> bool:
+    """Whether the same units are off as before, whatever orders hold now: they move none of these.
+
+    Units that were off with their order are not those that are off without one.
+    """
+    left = known.units_off == known.committed_off
+    return not left and verdict.units_off != 0 and known.units_off == verdict.units_off
+
+
+def may_correct(found: Drift, *, policy: Policy, limit: int, settle_ms: int) -> str:
     """Why a difference must not be corrected without being asked; empty when it may.
 
     It must be unexplained, old enough that a webhook or the reading of missed orders would have explained it,
-    at most ``limit`` units, and not corrected in vain before.
+    at most ``limit`` units, and not corrected in vain before. And the shop's ``policy`` about hand edits must
+    allow it: a merchant may have made it.
     """
     settle = timedelta(milliseconds=settle_ms)
     if found.kind is not DriftClass.UNEXPLAINED:
         return f"it is {found.kind}"
+    if policy != "overrule":
+        return f"it may be an edit by hand, and hand_edits is {policy}"
     if found.found_at - found.since < settle:
         return f"it is {found.age_s:.0f} s old, a webhook may take {settle.total_seconds():.0f} s"
     if found.corrected_at is not None and found.found_at - found.corrected_at < settle:
@@ -277,6 +298,16 @@ def may_correct(found: Drift, *, limit: int, settle_ms: int) -> str:
     if found.hops >= MAX_HOPS:
         return f"{found.hops} corrections did not help"
     return ""
+
+
+def may_look(found: Drift, *, policy: Policy, settle_ms: int) -> bool:
+    """Whether the writer is asked to look at a difference for itself, and to follow the shop's ``policy``.
+
+    That is every edit, and what may be one for all that we know, when it is old enough.
+    """
+    if found.kind is DriftClass.UNEXPLAINED:
+        return policy != "overrule" and found.age_s * 1000 >= settle_ms
+    return found.kind is DriftClass.MERCHANT_EDIT
 
 
 def correction_of(found: Drift, belief: Belief, level: ShopLevel, *, expires_at: datetime) -> Correction:
@@ -300,7 +331,7 @@ def correction_of(found: Drift, belief: Belief, level: ShopLevel, *, expires_at:
 
 
 def look_of(found: Drift, *, expires_at: datetime) -> Correction:
-    """What the writer is asked about a hand edit of which no webhook has told it: to look for itself."""
+    """What the writer is asked about what may be a hand edit without a webhook: to look for itself."""
     return Correction(
         shop=found.shop,
         item=found.item,

@@ -38,6 +38,7 @@ from app.kafka_tools import (
 )
 from app.reconcile import Report
 from app.records import (
+    Correction,
     DeadLetter,
     Drift,
     DriftClass,
@@ -85,6 +86,11 @@ class Running:
         assert answer["accepted"]
         order: dict[str, Any] = answer["order"]
         return order
+
+    async def edit(self, listing: Listing, units: int) -> None:
+        """Change a level in the shop's admin."""
+        place = {"shop": listing.shop, "item": listing.item, "location": listing.location_id}
+        await self.admin.act("edit", **place, delta=units)
 
     async def shows(self, listing: Listing) -> int:
         """What the shop shows."""
@@ -150,7 +156,8 @@ class Running:
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
     # A test looks for correlation ids, another one waits for the catch-up.
     loud = {"SKUSTREAM_LOG_LEVEL": "debug", "SKUSTREAM_CATCH_UP_S": "3"}
-    stack = Stack(tmp_path_factory.mktemp("stack"), load_settings(), environment=loud)
+    policies = ("overrule", "report")
+    stack = Stack(tmp_path_factory.mktemp("stack"), load_settings(), environment=loud, hand_edits=policies)
     keys = catalogue(SKUS, OPENING)
     try:
         await stack.start()
@@ -448,13 +455,13 @@ async def test_what_nothing_explains_is_corrected_when_it_is_small_and_on_demand
     await running.quiet()
     # The shop changes unseen, and then we change: nothing tells any more that it was not us.
     await running.admin.act("faults", lose_probability=1.0)
-    for key, units in ((small, 3), (large, 40)):
-        item, location = key.listings[0].item, key.listings[0].location_id
-        await running.admin.act("edit", shop=NORTH, item=item, location=location, delta=units)
-        await send_movements(running.stack.settings, [received(key)])
-    few, many = small.listings[0], large.listings[0]
+    few, many, merchants = small.listings[0], large.listings[0], small.listings[1]
+    for listing, units in ((few, 3), (many, 40), (merchants, 3)):
+        await running.edit(listing, units)
+    await send_movements(running.stack.settings, [received(small), received(large)])
     await until(lambda: _is(running.shows(few), OPENING + 4), "our change is written")
     await until(lambda: _is(running.shows(many), OPENING + 41), "our change is written")
+    await until(lambda: _is(running.shows(merchants), OPENING + 4), "our change is written")
     await running.admin.act("faults")
 
     status, found = await running.unexplained()
@@ -466,11 +473,15 @@ async def test_what_nothing_explains_is_corrected_when_it_is_small_and_on_demand
     running.stack.resume("reconcile")
     await until(lambda: _is(running.shows(few), OPENING + 1), "the small one is corrected")
     assert await running.shows(many) == OPENING + 41
+    await until(lambda: _asked(running, merchants, "look"), "south reports edits: the writer shall look")
 
     status, told = await running.reconcile("apply", "--yes", many.key)
     assert status == 0, told
     await until(lambda: _is(running.shows(many), OPENING + 1), "the large one is corrected")
     assert await running.unexplained() == (0, {})
+    assert not await _asked(running, merchants, "set")
+    assert await running.shows(merchants) == OPENING + 4
+    await running.edit(merchants, -3)
 
 
 async def test_a_shop_that_is_gone_is_forgotten_and_no_other(running: Running) -> None:
@@ -545,6 +556,15 @@ async def _topics(running: Running, key: str) -> list[str]:
         for record in records
         if record.key == key.encode()
     ]
+
+
+async def _asked(running: Running, listing: Listing, action: str) -> bool:
+    """Whether the writer was asked to do this about a listing."""
+    async for records in read_topic(running.stack.settings, "shopify.corrections"):
+        asked = [msgspec.json.decode(one.value, type=Correction) for one in records]
+        if any((one.key, one.action) == (listing.key, action) for one in asked):
+            return True
+    return False
 
 
 async def _held(settings: Settings, shop: str, topic: str) -> bool:

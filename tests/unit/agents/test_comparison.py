@@ -105,7 +105,7 @@ async def test_every_planted_difference_is_found_in_its_class_and_no_other(plant
     assert wrongly_classified(PLANTS, compared.found) == []
     assert len(compared.found) == EACH * len(set(CLASS_OF.values()))
     assert (compared.moving, compared.gone) == (EACH, [])
-    assert small(compared.found, LIMITS, comparison.beliefs.listings) == [], "all of it is new"
+    assert small(compared.found, LIMITS, comparison.beliefs.listings, "overrule") == [], "all of it is new"
 
 
 async def test_only_small_old_unexplained_differences_of_quiet_listings_are_corrected(
@@ -118,7 +118,8 @@ async def test_only_small_old_unexplained_differences_of_quiet_listings_are_corr
     found = (await comparison.sample(listings, dict)).found
     known = an_hour_old(one for one in found if one.key not in {plant.listing for plant in young})
     found = (await comparison.sample(listings, lambda: known)).found
-    corrected = await comparison.correctable(small(found, LIMITS, comparison.beliefs.listings))
+    few = small(found, LIMITS, comparison.beliefs.listings, comparison.policy)
+    corrected = await comparison.correctable(few)
     assert {one.found.key for one in corrected} == {plant.listing for plant in correctable}
     available = {plant.listing: plant.available for plant in correctable}
     for one in corrected:
@@ -136,8 +137,8 @@ def test_a_listing_with_a_reported_edit_is_not_corrected_unasked() -> None:
         sku="A", location="main", wanted=1, available=1, committed=0, physical_total=0, version=1, units=1,
         changed_ms=0,
     )  # fmt: skip
-    assert small([found], LIMITS, {found.key: belief}) == [found]
-    assert small([found], LIMITS, {found.key: replace(belief, accepted=2)}) == []
+    assert small([found], LIMITS, {found.key: belief}, "overrule") == [found]
+    assert small([found], LIMITS, {found.key: replace(belief, accepted=2)}, "overrule") == []
 
 
 async def test_what_was_known_and_is_not_there_any_more_is_told_once(planting: Planting) -> None:

@@ -177,7 +177,7 @@ def level(value: bytes, head: list[tuple[str, bytes]]) -> None:
 def difference(value: bytes, head: list[tuple[str, bytes]]) -> None:
     check_schema(head, Drift)
     told = decode_drift(value)
-    small([told], Limits(), {})
+    small([told], Limits(), {}, "overrule")
     msgspec.json.encode(drift.gone(told, now=NOW, by="test"))
 
 
