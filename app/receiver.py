@@ -221,15 +221,23 @@ class Receiver:
         _note_stored(delivery, record.envelope)
 
     async def _pause(self, delivery: Delivery) -> None:
-        """The shop has taken our access away: the writer shall not try on; its work is kept."""
+        """The shop says that it took our access away, maybe long ago: the writer sees whether it is so."""
+        now = datetime.now(UTC)
         control = Control(
-            shop=delivery.shop, action="pause", requested_at=datetime.now(UTC), reason=delivery.topic
+            shop=delivery.shop,
+            action="pause",
+            requested_at=now,
+            reason=delivery.topic,
+            left_at=delivery.triggered_at or now,
         )
         key = delivery.shop.encode()
         await self._kafka.store("shopify.controls", key, key, control, delivery.event_id)
         LEFT.labels(delivery.shop, delivery.topic).inc()
         log.error(
-            "a shop has left and is paused; see docs/privacy.md", shop=delivery.shop, topic=delivery.topic
+            "a shop says that it has left, and is paused unless it still lets us in; see docs/privacy.md",
+            shop=delivery.shop,
+            topic=delivery.topic,
+            triggered_at=control.left_at,
         )
 
     async def _dead_letter(self, delivery: Delivery, body: Body, error: Rejected) -> None:

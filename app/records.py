@@ -371,7 +371,7 @@ class DriftClass(StrEnum):
     INACTIVE = "inactive"  # the shop does not sell from this level, whatever it holds
     LATE_WEBHOOK = "late_webhook"  # the shop moved units so recently that it may tell us yet
     MERCHANT_EDIT = "merchant_edit"  # somebody else than us and orders changed the level
-    UNEXPLAINED = "unexplained"  # none of these: our books are wrong
+    UNEXPLAINED = "unexplained"  # none of these: our books are wrong, or an edit was not told
     NONE = "none"  # the difference is gone
 
 
@@ -444,6 +444,7 @@ class Control(Record, frozen=True, kw_only=True):
     action: Literal["resume", "pause"]  # write again to a shop that was paused; or stop, and keep its work
     requested_at: Instant
     reason: Annotated[str, Meta(max_length=2_000)] = ""
+    left_at: Instant | None = None  # a pause: when the shop says it took our access away; None: asked for
 
 
 class Redaction(Record, frozen=True, kw_only=True):

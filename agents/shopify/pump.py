@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,6 +68,7 @@ class Pump:
         self._looks: set[str] = set()  # listings with a look to come
         self.not_executed = 0  # calls of which the shop carried out nothing, in a row
         self._defects = 0  # calls that were refused as a whole, in a row
+        self.answered_at: datetime | None = None  # when the shop last let us in
         self._wake = asyncio.Event()
         self._waiting_gauge = metrics.WAITING.labels(shop)
         self._task = app.background(self._run(), f"pump {shop}")
@@ -361,6 +363,7 @@ class Pump:
         return budget.begin(kind, size)
 
     async def _answered(self) -> None:
+        self.answered_at = datetime.now(UTC)
         if self.breaker.succeeded():
             await self._lane.submit(partial(self._writer.resume, shop=self.shop))
             metrics.PAUSED.labels(self.shop).set(0)

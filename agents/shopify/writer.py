@@ -137,6 +137,9 @@ class Writer:
         """Take what an operator asks, or the receiver when an app was removed: pause a shop, or try again."""
         control = decode_control(payload_of(source, Control))
         key = self.own_key(source, control.shop, control.shop)
+        if control.left_at is not None:
+            self._left(transaction, control.shop, control.reason, control.left_at)
+            return
         if control.action == "pause":
             self.pause(transaction, control.shop, control.reason or "asked for", asked=True)
             transaction.after_commit(partial(self._hold, transaction.lane, control.shop, control.reason))
@@ -144,6 +147,22 @@ class Writer:
         if transaction.get(self.paused, key) is not None:
             transaction.delete(self.paused, key)
         transaction.after_commit(partial(self._resume, transaction.lane, control.shop))
+
+    def _left(self, transaction: Transaction, shop: str, reason: str, at: datetime) -> None:
+        """A shop says that it took our access away ``at`` an instant; only a call can tell whether it did.
+
+        The webhook may be hours late, and the app installed again since. So it is nothing to a shop that has
+        answered after it, and any other is paused with a try at once: one that lets us in goes on, one that
+        does not is tried every minute. Comparing the shop's clock with ours is safe: whatever follows,
+        the next call is answered or refused.
+        """
+        pump = self._pumps.get(transaction.lane, {}).get(shop)
+        answered_at = pump.answered_at if pump is not None else None
+        if answered_at is not None and answered_at > at:
+            log.info("a shop has answered since it took our access away", shop=shop, left_at=at)
+        elif transaction.get(self.paused, shop.encode()) is None:
+            self.pause(transaction, shop, reason)
+            transaction.after_commit(partial(self._suspect, transaction.lane, shop, reason))
 
     def own_key(self, source: SourceRecord, shop: str, expected: str) -> bytes:
         """The key of a record, which has to be the one that its body names, of a shop that we have."""
@@ -381,6 +400,11 @@ class Writer:
 
     def _resume(self, lane: Lane, shop: str) -> None:
         if lane in self._pumps:
+            self._pump(lane, shop).resume()
+
+    def _suspect(self, lane: Lane, shop: str, reason: str) -> None:
+        if lane in self._pumps:
+            self._pump(lane, shop).hold(reason)
             self._pump(lane, shop).resume()
 
     def _hold(self, lane: Lane, shop: str, reason: str) -> None:

@@ -9,6 +9,7 @@ import hmac
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +150,12 @@ async def test_a_body_over_the_limit_is_answered_and_leaves_a_marker(kafka: str,
 async def test_a_shop_that_leaves_is_paused(kafka: str, receiver: Client, topic: str) -> None:
     before = len(await stored(kafka, "shopify.controls", SHOP.encode()))
     body = {"id": 1, "shop_owner": "Ada Example", "email": "owner@example.com"}
-    assert (await receiver.send(topic, body, X_Shopify_Event_Id=f"event-{topic}"))[0] == 200
+    head = {"X_Shopify_Event_Id": f"event-{topic}", "X_Shopify_Triggered_At": "2026-11-02T09:15:00Z"}
+    assert (await receiver.send(topic, body, **head))[0] == 200
     records = await stored(kafka, "shopify.controls", SHOP.encode())
     control = msgspec.json.decode(records[-1].value, type=Control)
     assert (len(records), control.shop, control.action, control.reason) == (before + 1, SHOP, "pause", topic)
+    assert control.left_at == datetime(2026, 11, 2, 9, 15, tzinfo=UTC)
     assert correlation_of(records[-1].headers) == f"event-{topic}"
     metrics = (await receiver.get("/metrics"))[1]
     assert f'skustream_shop_left_total{{shop="{SHOP}",topic="{topic}"}} 1.0' in metrics

@@ -17,7 +17,7 @@ from support.one_lane import Bench, Memory, bench
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
 from agents.shopify import intents, metrics, pump
-from agents.shopify.breaker import FAILURES, State
+from agents.shopify.breaker import FAILURES, PAUSED_S, State
 from agents.shopify.plan import Read, Send
 from app.records import (
     Control,
@@ -229,7 +229,7 @@ async def test_a_frozen_shop_is_paused_also_after_a_restart_and_resumed_by_an_op
     await shop.act("faults", next={"shop_frozen": 1}, frozen_s=1.0)
     async with bench(shop.shop, memory) as first:
         first.take(target(TEE, 4))
-        await first.until(lambda: first.pump.breaker.state is State.PAUSED, "the shop is paused")
+        await first.until(lambda: list(first.lane.scan(first.writer.paused)), "the shop is paused")
     async with bench(shop.shop, memory) as second:
         assert second.pump.breaker.state is State.PAUSED
         assert "402" in second.pump.breaker.reason
@@ -253,6 +253,65 @@ async def test_a_shop_that_was_paused_on_purpose_is_left_alone_until_it_is_resum
         writer.control(Control(shop=DOMAIN, action="resume", requested_at=datetime.now(UTC)))
         await settled(writer, TEE)
     assert await shop.available(TEE) == 4
+
+
+def left(*, ago_s: float, topic: str = "app/uninstalled") -> Control:
+    """What the receiver asks for when a shop says that it has left."""
+    now = datetime.now(UTC)
+    at = now - timedelta(seconds=ago_s)
+    return Control(shop=DOMAIN, action="pause", requested_at=now, reason=topic, left_at=at)
+
+
+async def test_a_shop_that_has_answered_since_it_left_is_not_paused(shop: Simulated) -> None:
+    async with bench(shop.shop) as writer:
+        writer.take(target(TEE, 4))
+        await settled(writer, TEE)
+        writer.control(left(ago_s=3600))
+        assert writer.pump.breaker.state is State.CLOSED
+        assert not list(writer.lane.scan(writer.writer.paused))
+
+
+@pytest.mark.parametrize("topic", ["app/uninstalled", "shop/redact"])
+async def test_a_shop_that_lets_us_in_after_it_said_that_it_left_goes_on_by_itself(
+    shop: Simulated, topic: str
+) -> None:
+    async with bench(shop.shop) as writer:
+        writer.control(left(ago_s=3600, topic=topic))
+        assert writer.pump.breaker.state is State.PAUSED
+        [paused] = [one for _, one in writer.lane.scan(writer.writer.paused)]
+        assert (paused.reason, paused.asked) == (topic, False)
+        writer.take(target(TEE, 4))
+        await settled(writer, TEE)
+        assert writer.pump.breaker.state is State.CLOSED
+        assert not list(writer.lane.scan(writer.writer.paused))
+    assert await shop.available(TEE) == 4
+
+
+async def test_a_shop_that_has_left_stays_paused_and_is_tried_once_a_minute(shop: Simulated) -> None:
+    memory = Memory()
+    async with bench(replace(shop.shop, access_token="revoked"), memory) as writer:
+        writer.control(left(ago_s=0))
+        writer.take(target(TEE, 4))
+        await writer.until(lambda: "401" in writer.pump.breaker.reason, "the shop was tried")
+        assert writer.pump.breaker.state is State.PAUSED
+        assert 0 < writer.pump.breaker.wait_s <= PAUSED_S
+    async with bench(shop.shop, memory) as after:  # a token that works, given with a restart
+        assert after.pump.breaker.state is State.PAUSED
+        after.pump.breaker.probe_now()  # a minute later
+        after.pump.notice(after.state(TEE))
+        await settled(after, TEE)
+        assert not list(after.lane.scan(after.writer.paused))
+
+
+async def test_a_shop_that_was_paused_on_purpose_is_not_tried_because_it_says_that_it_left(
+    shop: Simulated,
+) -> None:
+    async with bench(shop.shop) as writer:
+        writer.control(Control(shop=DOMAIN, action="pause", requested_at=datetime.now(UTC), reason="moving"))
+        writer.control(left(ago_s=0))
+        assert writer.pump.breaker.wait_s == float("inf")
+        [paused] = [one for _, one in writer.lane.scan(writer.writer.paused)]
+        assert (paused.reason, paused.asked) == ("moving", True)
 
 
 async def test_calls_that_are_refused_as_a_whole_stop_the_shop(
