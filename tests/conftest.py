@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.order_shapes import CASES
+from support import counted
 
 from app.local_kafka import LocalKafka, external_bootstrap
 
@@ -15,22 +15,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand what a process of pytest-xdist has counted to the one that tells of it."""
     told = getattr(session.config, "workeroutput", None)
     if told is not None:
-        told["order_shapes"] = dict(CASES)
+        told["tried"] = {table: dict(rows) for table, rows in counted.TRIED.items()}
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what such a process has counted."""
-    CASES.update(getattr(node, "workeroutput", {}).get("order_shapes", {}))
+    counted.take_over(getattr(node, "workeroutput", {}).get("tried", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many arrival orders the table of order shapes was tried in."""
-    if CASES:
-        terminalreporter.write_line(
-            f"order shapes: {len(CASES)} shapes, {CASES.total()} arrival orders of their webhooks, "
-            "each webhook twice, reads answered at once and at the end, minutes apart and in one second"
-        )
+    """Say how many rows of the tables of order shapes and of bad input were tried."""
+    for line in counted.told():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from support import bad_records
 from support.bad_records import APPLIED, LEDGER_RESULTS, REFUSED, TAKEN, Row
+from support.counted import tried
 from support.kafka_io import read_all
 
 from app.dev.supervisor import Stack
@@ -129,7 +130,12 @@ async def fates(stack: Stack) -> Fates:
 
 @pytest.mark.parametrize("number", range(len(TABLE)), ids=lambda n: f"{TABLE[n].topic}: {TABLE[n].what}")
 async def test_each_bad_record_has_its_fate(fates: Fates, stack: Stack, number: int) -> None:
-    row, origin = TABLE[number], fates.origins.get(number)
+    row = TABLE[number]
+    _has_its_fate(fates, stack, row, fates.origins.get(number))
+    tried("bad records", f"{row.topic}: {row.what}")
+
+
+def _has_its_fate(fates: Fates, stack: Stack, row: Row, origin: tuple[str, int, int] | None) -> None:
     if row.becomes == REFUSED:
         assert origin is None
         return
@@ -156,7 +162,6 @@ async def test_each_bad_record_has_its_fate(fates: Fates, stack: Stack, number: 
 async def test_after_all_of_it_the_services_still_work(fates: Fates, stack: Stack) -> None:
     await stack.wait_healthy(UP_LIMIT_S)
     assert all(process.state.restarts == 0 for process in stack.processes.values())
-    print(f"{len(TABLE)} rows of bad records tried")
 
 
 async def test_the_documentation_shows_the_whole_table() -> None:

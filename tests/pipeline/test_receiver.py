@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from aiohttp import web
 from support.bad_requests import BAD_REQUESTS, SHOP, SLOW_LINES, Request
+from support.counted import tried
 from support.kafka_io import read_all
 
 from app import receiver as receiver_module
@@ -225,6 +226,7 @@ async def test_each_bad_request_has_its_answer(kafka: str, unlimited: Client, re
     status, text = await unlimited.send(request_.topic, request_.body, **named)
     assert (status, request_.says in text) == (request_.status, True), text
     assert await count(kafka, request_.stored) == before + bool(request_.stored)
+    tried("bad requests", request_.what)
 
 
 async def count(kafka: str, topic: str) -> int:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from support.bad_starts import BAD_STARTS
+from support.counted import tried
 from support.kafka_io import wait_until
+from support.ports import own_ports
 
 from app import topics
 from app.dev.trouble import fill_disk, small_disks
@@ -45,7 +47,8 @@ GOOD = {
 
 def run(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "app", *words], env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        [sys.executable, "-m", "app", *words],
+        env={**os.environ, **own_ports(), "PYTHONPATH": str(ROOT), **environment},
         cwd=cwd, capture_output=True, text=True, check=False, timeout=90,
     )  # fmt: skip
 
@@ -57,6 +60,7 @@ def assert_refused(what: str, done: subprocess.CompletedProcess[str]) -> None:
     last = done.stderr.strip().splitlines()[-1]
     assert all(word in last for word in says), last
     assert "Traceback" not in done.stderr
+    tried("bad starts", what)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +169,7 @@ def test_without_java_or_maven(tmp_path: Path) -> None:
     )
     assert built.returncode != 0
     assert all(word in built.stdout + built.stderr for word in BAD_STARTS["Maven missing"])
+    tried("bad starts", "Maven missing")
     (tools / "java").unlink()
     own = dict.fromkeys(("KAFKA_BOOTSTRAP_SERVERS",), "")
     assert_refused("Java missing", run("dev", "up", cwd=tmp_path, PATH=str(tools), **own))

@@ -59,9 +59,6 @@ BEGAN = datetime(2026, 11, 24, 9, tzinfo=UTC)
 ROUNDS = 12
 """Reads that lead to further reads, before a listener is taken to go round in circles."""
 
-CASES: Counter[str] = Counter()
-"""How many arrival orders of each shape were tried in this run, for the summary."""
-
 
 class InProcess(ShopClient):
     """The client with the simulator's executor in place of HTTP."""

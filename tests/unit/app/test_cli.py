@@ -10,10 +10,9 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from support.ports import own_ports
 
 from app.cli import main
-from app.local_kafka import free_port
-from app.services import SERVICES
 
 ROOT = Path(__file__).parents[3]
 
@@ -35,10 +34,10 @@ def test_every_command_has_help(words: tuple[str, ...]) -> None:
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    ports = {f"SKUSTREAM_{service.upper()}_PORT": str(free_port()) for service in SERVICES}
     return subprocess.run(
         [sys.executable, "-m", "app", *words],
-        env={**os.environ, **ports, **environment}, cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, **own_ports(), **environment}, cwd=ROOT,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

@@ -21,10 +21,10 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.counted import tried
 from support.order_shapes import (
     ANNEX,
     CAP,
-    CASES,
     GIFT,
     MAIN,
     SHOP,
@@ -573,7 +573,7 @@ def test_a_shape_told_in_any_order_and_twice_ends_at_the_shops_levels(name: str,
             assert listener.levels() == shown.levels, (order, eager)
             ids = [movement.id for movement in listener.movements]
             assert len(ids) == len(set(ids))
-        CASES[name] += 1
+        tried("order shapes", name)
 
 
 def test_all_shapes_of_up_to_six_webhooks_are_tried_in_every_order() -> None:
