@@ -20,7 +20,7 @@ from app.records import Envelope, Record, encode, headers
 from connectors.shopify.client import ShopClients
 
 LOOKUPS_AT_ONCE = 10
-"""Asked one after the other: they are rare, and each costs two points."""
+"""Asked one after the other: they are rare, and each costs four points."""
 
 KINDS = frozenset({"FulfillmentOrder", "ReverseFulfillmentOrder", "Return"})
 """What a webhook can be about that belongs to an order and does not name it."""

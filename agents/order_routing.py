@@ -18,8 +18,6 @@ GATHER_S = 1.0
 """Before the first question: Shopify routes an order after ``orders/create``, and orders come in groups."""
 EMPTY_TRIES = 4
 """Questions about an order without any fulfilment order, before that is taken for the answer."""
-READ_COST = 700.0
-"""Points that one call asks for; the writer's calls come first when the bucket is below half."""
 
 Answers = Mapping[bytes, tuple[Routing | None, OrderRecord]]
 """By order key: what the shop said, and the order as it was when it was asked."""
@@ -46,7 +44,6 @@ class RoutingReader:
         self._clients = clients
         self._unrouted = unrouted
         self._answer = answer
-        self._sleep = sleep
         self._empty: dict[bytes, int] = {}  # how often nothing was found
         self._told: set[str] = set()
 
@@ -64,9 +61,7 @@ class RoutingReader:
 
     async def _read(self, shop: str, order_ids: list[int]) -> Mapping[int, Routing | None]:
         try:
-            client = self._clients.of(shop)
-            await self._sleep(client.budget.wait_s(READ_COST))
-            return await client.routing(order_ids)
+            return await self._clients.of(shop).routing(order_ids)
         except ShopUnavailable as error:
             if error.status != NO_SCOPE:
                 return self._failed(shop, error)

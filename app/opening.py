@@ -42,8 +42,6 @@ QUIET_S = 4.0
 known to half a second, so three would do."""
 ORDERS_AT_ONCE = 4
 """Reads of orders under way; they share the shop's budget with everything else."""
-ORDER_COST = 20
-"""Points of a read of an order, about: see ``Budget.pause_s``."""
 TAKEN_LIMIT_S = 300.0
 """For the services to take the open orders before their keys are opened."""
 
@@ -195,7 +193,6 @@ async def _read_orders(client: ShopClient, ids: Iterable[int]) -> list[Order]:
 
     async def read(order_id: int) -> Order | None:
         async with slots:
-            await asyncio.sleep(client.budget.wait_s(ORDER_COST))
             return await client.order(order_id)
 
     found = await _together([read(order_id) for order_id in ids])

@@ -17,6 +17,25 @@ KEPT_SHARE = 0.1
 """Of the bucket, left by work that can wait: for what cannot, and for the other services of the same shop."""
 FIRST_COST, FIRST_COST_EACH = 10.0, 2.0
 """A call's cost before any like it was answered: a mutation's base, and two objects for each entry."""
+READ_COSTS = {
+    "Order": 156.0,
+    "FulfillmentLines": 101.0,
+    "RefundLines": 151.0,
+    "Returns": 181.0,
+    "Dispositions": 126.0,
+    "Routing": 58.0,
+    "FulfillmentOrders": 151.0,
+    "FulfillmentOrderLines": 101.0,
+    "OrderOf": 4.0,
+    "ChangedOrders": 100.0,
+    "Items": 36.0,
+    "ItemLevels": 101.0,
+    "LevelStates": 2.0,
+}
+"""What reads ask for, by document and for each entry, before the first answer tells it: an object is one
+point and a connection as many as its page has nodes (shopify.dev "API limits"). A test prices the documents
+with the simulator's rules. Each call asks for at most ``KEPT_SHARE`` of a standard shop's 2000 points, or a
+writer with a backlog, which leaves no more than that, would keep it out for as long as the backlog lasts."""
 UNKNOWN_LOOK_S = 0.05
 """Before the first answer one call is made at a time; the others look again so often."""
 
@@ -61,7 +80,7 @@ class Budget:
         """What a call of so many entries will ask for: as the nearest one that was answered, never less."""
         known = self._costs.get(kind)
         if not known:
-            return FIRST_COST + FIRST_COST_EACH * size
+            return READ_COSTS[kind] * size if kind in READ_COSTS else FIRST_COST + FIRST_COST_EACH * size
         return min(points * max(1.0, size / entries) for entries, points in known.items())
 
     def wait_s(self, points: float, *, urgent: bool = False) -> float:

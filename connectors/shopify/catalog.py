@@ -12,10 +12,10 @@ from connectors.shopify import bulk, documents
 from connectors.shopify.bulk import Sleep, gid_kind, gid_number
 from connectors.shopify.client import ShopClient
 
-ITEMS_A_CALL = 10
+ITEMS_A_CALL = 5
 LEVELS_A_CALL = 15
-"""Together the cost of one call: ten items of fifteen levels stay well below the 1000 points of a query."""
-LEVELS_A_PAGE = 100
+LEVELS_A_PAGE = 50
+"""Items of a call, levels of each, and levels of a call about one: see ``budget.READ_COSTS``."""
 SHIPPED = "FULFILLED"
 """``displayFulfillmentStatus`` of an order that holds no units any more."""
 
@@ -46,13 +46,13 @@ async def joined(rows: AsyncIterator[bulk.Row]) -> list[ShopItem]:
 
 
 async def read_items(client: ShopClient, items: Iterable[int]) -> dict[int, ShopItem | None]:
-    """Some items as they are now; None where the shop has no such item. Raises as ``ShopClient.call``."""
+    """Some items as they are now; None where the shop has no such item. Raises as ``ShopClient.read``."""
     wanted = list(dict.fromkeys(items))
     found: dict[int, ShopItem | None] = {}
     for start in range(0, len(wanted), ITEMS_A_CALL):
         part = wanted[start : start + ITEMS_A_CALL]
         variables = {"items": [_item_gid(number) for number in part], "levels": LEVELS_A_CALL}
-        data = await client.call(documents.ITEMS, variables)
+        data = await client.read(documents.ITEMS, variables, size=len(part))
         for number, node in zip(part, data["nodes"], strict=True):
             found[number] = await _whole(client, node) if node else None
     return found
@@ -71,7 +71,7 @@ async def _whole(client: ShopClient, node: Mapping[str, Any]) -> ShopItem:
     while page["pageInfo"]["hasNextPage"]:
         after = page["pageInfo"]["endCursor"]
         variables = {"item": node["id"], "first": LEVELS_A_PAGE, "after": after}
-        item = (await client.call(documents.ITEM_LEVELS, variables))["inventoryItem"]
+        item = (await client.read(documents.ITEM_LEVELS, variables))["inventoryItem"]
         if item is None:  # deleted meanwhile
             break
         page = item["inventoryLevels"]

@@ -41,16 +41,22 @@ from connectors.shopify.budget import Budget, Reservation
 CALL_LIMIT_S = 30.0
 """A call of 250 entries takes Shopify seconds; an answer after this is treated as lost."""
 PAGE = 100
+ORDER_PAGE = 50
+"""Lines of an order, a fulfilment or a refund in one call: see ``budget.READ_COSTS``."""
 THROTTLED_TRIES = 10
 """Of a read: each waits at least a second, so a bucket of 1000 points fills meanwhile, whoever else calls."""
+READ_LOOK_S = 0.1
+"""A read that waits for points looks again so often: an answer gives back most of what its call reserved."""
 LEVELS_A_READ = 100
 """Items of one read: its cost stays far below the 1000 points of a single query."""
-ROUTED_A_READ = 6
-"""Orders whose fulfilment orders are read in one call: about 700 of the 1000 points of a single query."""
-FULFILLMENT_ORDERS_A_READ = 5
-FULFILLMENT_LINES_A_READ = 10
+ROUTED_A_READ = 3
+"""Orders whose fulfilment orders are read in one call, with the next two: see ``budget.READ_COSTS``."""
+FULFILLMENT_ORDERS_A_READ = 3
+FULFILLMENT_LINES_A_READ = 8
 """Of each order and fulfilment order in that call; few have more, and those are read one by one."""
-RETURNS_A_READ = 25
+RETURNS_A_READ = 20
+DISPOSED_A_READ = 25
+"""Returns of an order, and lines of a reverse fulfilment order: they have parts that cost as well."""
 ORDER_TRIES = 3
 """Of an order that changes between the pages of its lines: they take well under a second together."""
 REFUND_LINES = 100_000
@@ -140,6 +146,7 @@ class ShopClient:
         self._limit_s = limit_s
         self._sleep = sleep
         self._opening = asyncio.Lock()
+        self._reads = asyncio.Lock()
         self._transport: AIOHTTPTransport | None = None
         self._told_version = ""
         self._told_returns = False
@@ -181,7 +188,10 @@ class ShopClient:
                 "items": [f"gid://shopify/InventoryItem/{item}" for item in part],
                 "location": f"gid://shopify/Location/{location_id}",
             }
-            data = await self.call(documents.LEVELS, variables, size=len(part), reserved=reserved)
+            if reserved is None:
+                data = await self.read(documents.LEVELS, variables, size=len(part))
+            else:
+                data = await self.call(documents.LEVELS, variables, size=len(part), reserved=reserved)
             reserved = None
             found.update(zip(part, map(_level, data["nodes"]), strict=True))
         return found
@@ -190,9 +200,9 @@ class ShopClient:
         """An order as it is now, in the shape of its webhook; None when the shop has no such order.
 
         Raises:
-            Retry: it changed between the pages of its lines, several times; or as ``call``.
+            Retry: it changed between the pages of its lines, several times; or as ``read``.
             Misshapen: the answer is not an order.
-            CallRefused: see ``call``.
+            CallRefused: see ``read``.
         """
         gid = f"gid://shopify/Order/{order_id}"
         with _expected_shape(f"order {self.shop.domain}/{order_id}"):
@@ -226,7 +236,8 @@ class ShopClient:
         """The order with each page of its lines; None, and no more, when there is no such order."""
         after = None
         while True:
-            order = (await self.call(documents.ORDER, {"id": gid, "first": PAGE, "after": after}))["order"]
+            wanted = {"id": gid, "first": ORDER_PAGE, "after": after}
+            order = (await self.read(documents.ORDER, wanted))["order"]
             yield order
             if order is None or not order["lineItems"]["pageInfo"]["hasNextPage"]:
                 return
@@ -237,7 +248,7 @@ class ShopClient:
 
         Raises:
             Misshapen: an answer is not about fulfilment orders.
-            OutcomeUnknown, Throttled, ShopUnavailable, CallRefused: see ``call``.
+            OutcomeUnknown, Throttled, ShopUnavailable, CallRefused: see ``read``.
         """
         wanted = list(order_ids)
         found: dict[int, Routing | None] = {}
@@ -248,7 +259,7 @@ class ShopClient:
                 "orders": FULFILLMENT_ORDERS_A_READ,
                 "lines": FULFILLMENT_LINES_A_READ,
             }
-            data = await self.call(documents.ROUTING, variables, size=len(part))
+            data = await self.read(documents.ROUTING, variables, size=len(part))
             for order_id, node in zip(part, data["nodes"], strict=True):
                 with _expected_shape(f"fulfilment orders of {self.shop.domain}/{order_id}"):
                     found[order_id] = _routing(order_id, await self._whole(order_id, node)) if node else None
@@ -256,7 +267,7 @@ class ShopClient:
 
     async def order_of(self, gid: str) -> int | None:
         """The order that a fulfilment order, a return or a reverse fulfilment order belongs to."""
-        node = (await self.call(documents.ORDER_OF, {"id": gid}))["node"]
+        node = (await self.read(documents.ORDER_OF, {"id": gid}))["node"]
         return _legacy_id(next(iter(node.values()), None)) if node else None
 
     async def _whole(self, order_id: int, node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -291,7 +302,7 @@ class ShopClient:
         found = []
         for one in returns:
             for reverse in one["reverseFulfillmentOrders"]["nodes"]:
-                lines = await self._lines(documents.DISPOSITIONS, reverse["id"])
+                lines = await self._lines(documents.DISPOSITIONS, reverse["id"], DISPOSED_A_READ)
                 found += [each for line in lines for each in _disposed(_number(one["id"]), line)]
         return found
 
@@ -299,7 +310,7 @@ class ShopClient:
         lines: list[Any] = []
         after = None
         while True:
-            data = await self.call(document, {"id": gid, "first": page_size or PAGE, "after": after})
+            data = await self.read(document, {"id": gid, "first": page_size or ORDER_PAGE, "after": after})
             if data["node"] is None:
                 return lines
             page = data["node"]["lines"]
@@ -354,7 +365,7 @@ class ShopClient:
         except TokenRefused as error:
             raise ShopUnavailable(str(error), error.status) from None
 
-    async def read(self, document: GraphQLRequest, variables: Any) -> Mapping[str, Any]:
+    async def read(self, document: GraphQLRequest, variables: Any, *, size: int = 1) -> Mapping[str, Any]:
         """As ``call``, for a query that may wait: it leaves to others what the budget keeps for them, and is
         asked again while the shop throttles us.
 
@@ -362,14 +373,23 @@ class ShopClient:
             Throttled: when others use up the budget all the time.
             OutcomeUnknown, ShopUnavailable, CallRefused: as ``call``.
         """
-        points = self.budget.expected(_name_of(document), 1)
         for _ in range(THROTTLED_TRIES - 1):
-            await self._sleep(self.budget.wait_s(points))
             try:
-                return await self.call(document, variables)
+                return await self._read_once(document, variables, size)
             except Throttled as error:
                 await self._sleep(error.wait_s)
-        return await self.call(document, variables)
+        return await self._read_once(document, variables, size)
+
+    async def _read_once(self, document: GraphQLRequest, variables: Any, size: int) -> Mapping[str, Any]:
+        name = _name_of(document)
+        async with self._reads:  # in turn: small reads would keep a large one out for ever
+            while wait_s := self.budget.wait_s(self.budget.expected(name, size)):
+                await self._sleep(min(wait_s, READ_LOOK_S))
+            reserved = self.budget.begin(name, size)
+        try:
+            return await self.call(document, variables, reserved=reserved)
+        finally:
+            self.budget.end(reserved)
 
     async def nodes(
         self, document: GraphQLRequest, field: str, page: int = PAGE

@@ -13,7 +13,10 @@ from typing import Any
 
 from app.records import ShopLevel, listing_key
 from connectors.shopify import bulk, documents
-from connectors.shopify.client import LEVELS_A_READ, ShopClient
+from connectors.shopify.client import ShopClient
+
+LEVELS_A_READ = 80
+"""Of one location: see ``budget.READ_COSTS``."""
 
 
 async def all_levels(client: ShopClient) -> AsyncIterator[tuple[str, ShopLevel]]:
@@ -33,7 +36,7 @@ async def read_levels(client: ShopClient, listings: Iterable[str]) -> dict[str, 
     """The levels of listings of this shop by key, now; None: there is no such level.
 
     Raises:
-        Retry, Rejected: as every call.
+        Retry, Rejected: as ``ShopClient.read``.
     """
     by_location: dict[str, list[str]] = defaultdict(list)
     for listing in listings:
@@ -46,7 +49,7 @@ async def read_levels(client: ShopClient, listings: Iterable[str]) -> dict[str, 
                 "items": [f"gid://shopify/InventoryItem/{listing.split('/')[-2]}" for listing in part],
                 "location": f"gid://shopify/Location/{location_id}",
             }
-            data = await client.call(documents.LEVEL_STATES, variables, size=len(part))
+            data = await client.read(documents.LEVEL_STATES, variables, size=len(part))
             found.update(zip(part, map(_of_item, data["nodes"]), strict=True))
     return found
 

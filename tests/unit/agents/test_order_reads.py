@@ -79,7 +79,8 @@ async def test_a_shop_that_does_not_answer_delays_no_read_of_another() -> None:
 
     async def never(data: dict[str, Any]) -> None:
         asked.append(data)
-        await asyncio.Event().wait()
+        if len(asked) > 1:  # the first answer tells what the shop's bucket has
+            await asyncio.Event().wait()
 
     async with (
         simulated() as quick,

@@ -188,7 +188,7 @@ async def test_levels_are_available_plus_committed(
 async def test_an_order_is_read_in_the_shape_of_its_webhook(
     shop: Simulated, caller: ShopClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PAGE", 1)
+    monkeypatch.setattr(client, "ORDER_PAGE", 1)
     sold = await shop.sell((TEE, 2), (CAP, 1))
     tee_line, cap_line = (line["id"] for line in sold["line_items"])
     act = {"shop": shop.shop.domain, "order": sold["id"]}
@@ -214,7 +214,7 @@ async def test_an_order_is_read_in_the_shape_of_its_webhook(
 async def test_where_orders_are_to_leave_from_is_read_page_by_page(
     shop: Simulated, caller: ShopClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("PAGE", "ROUTED_A_READ", "FULFILLMENT_ORDERS_A_READ", "FULFILLMENT_LINES_A_READ"):
+    for name in ("ORDER_PAGE", "ROUTED_A_READ", "FULFILLMENT_ORDERS_A_READ", "FULFILLMENT_LINES_A_READ"):
         monkeypatch.setattr(client, name, 1)
     lines = [
         {"item": TEE, "quantity": 3, "places": {MAIN: 1, STORE: 2}},
@@ -309,7 +309,7 @@ async def test_an_order_of_another_shape_is_rejected_by_name(shop: Simulated) ->
 async def test_an_order_that_changes_between_its_pages_is_read_again_until_it_rests(
     shop: Simulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PAGE", 1)
+    monkeypatch.setattr(client, "ORDER_PAGE", 1)
     sold = await shop.sell((TEE, 2), (CAP, 1))
     changes = iter("0122")
 
