@@ -511,7 +511,7 @@ class Fulfillment(Record, frozen=True, kw_only=True):
 class RefundLine(Record, frozen=True, kw_only=True):
     """A refunded line: how many units, and whether and where they were restocked."""
 
-    id: int
+    id: int | None = None  # webhooks give one; in the schema of reads it may be null
     line_item_id: int
     quantity: int
     restock_type: str = "no_restock"  # no_restock, cancel, return, legacy_restock

@@ -338,33 +338,40 @@ class Book:
         disposed: dict[int, list[Disposition]] = defaultdict(list)
         for one in self._disposed.get(line_id, ()):
             disposed[one.return_id].append(one)
-        refunds: dict[int, list[RefundLineState]] = defaultdict(list)
-        for _, refund_line in self._refunds.get(line_id, ()):
+        refunds: dict[int, dict[str, RefundLineState]] = defaultdict(dict)
+        for refund_line_id, refund_line in self._refunds.get(line_id, ()):
             if refund_line.return_id and refund_line.restock_type == "return":
-                refunds[refund_line.return_id].append(refund_line)
+                refunds[refund_line.return_id][refund_line_id] = refund_line
         for return_id in sorted(disposed.keys() | refunds.keys()):
-            units = self._restocked(line, disposed[return_id], refunds[return_id])
+            paid = refunds[return_id]
+            units = self._restocked(line, disposed[return_id], paid)
             told = [one.created_at for one in disposed[return_id]]
-            when = max([*told, *(r.created_at for r in refunds[return_id])])
+            when = max([*told, *(r.created_at for r in paid.values())])
             name = f"given-back/{return_id}"
             yield from self._swung(line_id, line, name, MovementKind.RETURNED, units, when)
 
     def _restocked(
-        self, line: LineState, disposed: list[Disposition], refunds: list[RefundLineState]
+        self, line: LineState, disposed: list[Disposition], paid: Mapping[str, RefundLineState]
     ) -> Units:
+        """Units of a return by location, less those that moved before its refund was known to pay for it."""
         units: Units = defaultdict(int)
         for one in disposed:
             if one.restocked:
                 units[one.location_id or self._home(line)] += one.quantity
-        rest = sum(r.quantity for r in refunds) - sum(one.quantity for one in disposed)
-        for refund_line in refunds:
+        rest = sum(r.quantity for r in paid.values()) - sum(one.quantity for one in disposed)
+        waits = False
+        for refund_line in paid.values():
             if rest > 0 and not self._read_since(refund_line.created_at):
-                self.unexplained = "return"
-                return dict(units)
+                self.unexplained, waits = "return", True
+                break
             counted = max(0, min(rest, refund_line.quantity))
             units[refund_line.location_id or self._home(line)] += counted
             rest -= counted
-        return {place: n for place, n in units.items() if n}
+        for refund_line_id in paid:
+            earlier = self.record.moved.get(f"refund/{refund_line_id}")
+            if earlier is not None:
+                units[earlier.at.location_id] -= earlier.quantity
+        return {place: n for place, n in units.items() if n > 0 or (n and not waits)}
 
     def _swung(
         self,

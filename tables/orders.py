@@ -37,7 +37,6 @@ from app.records import (
     OrderLine,
     ReadOrder,
     Refund,
-    RefundLine,
     Routing,
 )
 from tables.listings import Directory, sku_ref, variant_ref
@@ -50,8 +49,8 @@ from tables.order_record import (
     LineState,
     MovedEffect,
     OrderRecord,
-    RefundLineState,
 )
+from tables.refund_lines import united_refund_lines
 
 
 class Evaluation(NamedTuple):
@@ -153,20 +152,7 @@ def take_routing(record: OrderRecord, routing: Routing | None, asked: OrderRecor
 
 
 def _unite_refund(record: OrderRecord, refund: Refund) -> OrderRecord:
-    told = {str(line.id): _refund_line(refund, line) for line in refund.refund_line_items}
-    return replace(record, refund_lines={**told, **record.refund_lines})
-
-
-def _refund_line(refund: Refund, line: RefundLine) -> RefundLineState:
-    return RefundLineState(
-        refund=refund.id,
-        line=line.line_item_id,
-        quantity=line.quantity,
-        restock_type=line.restock_type,
-        location_id=line.location_id,
-        created_at=refund.created_at,
-        return_id=refund.return_id,
-    )
+    return replace(record, refund_lines=united_refund_lines(record.refund_lines, refund))
 
 
 class _Told(NamedTuple):

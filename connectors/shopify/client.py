@@ -59,8 +59,6 @@ DISPOSED_A_READ = 25
 """Returns of an order, and lines of a reverse fulfilment order: they have parts that cost as well."""
 ORDER_TRIES = 3
 """Of an order that changes between the pages of its lines: they take well under a second together."""
-REFUND_LINES = 100_000
-"""More than a refund has: what tells made ids of one refund's lines from those of the next refund."""
 NO_SCOPE = 403
 """The status of what the app's access scopes do not allow."""
 FULFILLABLE = frozenset({"OPEN", "IN_PROGRESS", "SCHEDULED", "ON_HOLD", "INCOMPLETE"})
@@ -614,25 +612,21 @@ def _fulfillment(node: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) ->
 
 
 def _refund(order_id: int, node: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Refund:
-    """A refund; where the schema allows none, its instant is the last change, and a line's id is made.
-
-    Made ids are negative: Shopify has no such ids.
-    """
-    refund_id = int(node["legacyResourceId"])
+    """A refund; where the schema allows none, its instant is the last change, and a line has no id."""
     fields = {
-        "id": refund_id,
+        "id": int(node["legacyResourceId"]),
         "order_id": order_id,
         "created_at": node["createdAt"] or node["updatedAt"],
         "return": ReturnRef(id=_number(node["return"]["id"])) if node["return"] else None,
         "refund_line_items": [
             RefundLine(
-                id=_number(line["id"]) if line["id"] else -(refund_id * REFUND_LINES + position),
+                id=_number(line["id"]) if line["id"] else None,
                 line_item_id=_number(line["lineItem"]["id"]),
                 quantity=line["quantity"],
                 restock_type=line["restockType"].lower(),
                 location_id=_legacy_id(line["location"]),
             )
-            for position, line in enumerate(lines)
+            for line in lines
         ],
     }
     return msgspec.convert(fields, Refund)
