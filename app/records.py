@@ -105,6 +105,7 @@ class Movement(Record, frozen=True, kw_only=True):
     valid_until: Instant | None = None
     reason: Annotated[str, Meta(max_length=2_000)] = ""  # required for `adjusted`
     as_of: Instant | None = None  # required for `counted`
+    adopted: Quantity | None = None  # `counted`: `cause.listing` showed so many then, `available + committed`
     shipment: Name = ""  # the inbound shipment that a `received` fulfils
     from_state: State | None = None  # `set_aside`
     to_state: State | None = None  # `set_aside`
@@ -224,6 +225,8 @@ class Moved(Record, frozen=True, kw_only=True):
     committed: int = 0  # units that the listing's open orders hold now
     physical_total: int = 0  # -fulfilled -written off +restocked +imported, since ever
     imported_total: int = 0  # units of hand edits in the shop that were taken as adjustments, since ever
+    adopted: int | None = None  # `available + committed` less `physical_total`, as of the key's opening
+    unopened: list[tuple[int, int]] = []  # as StockRecord.history, of this listing, until the key is opened
 
 
 NO_HISTORY = Raw(b"[]")
@@ -307,6 +310,7 @@ class Target(Record, frozen=True, kw_only=True):
     physical_total: int  # running total: see Moved
     version: int  # of the stock record; a lower one than known is old
     imported_total: int = 0  # running total: see Moved
+    adopted: int | None = None  # see Moved: the writer begins with it instead of a read
     off: bool = False  # never written: see Listing
     occurred_at: Instant | None = None  # of the fact behind it
     updated_at: Instant | None = None

@@ -173,7 +173,8 @@ def adoption(plan: Plan, as_of: Mapping[str, datetime]) -> Iterator[Movement]:
 
 def _opened(plan: KeyPlan, at: datetime) -> Iterator[Movement]:
     assert plan.level is not None, "a plan that adopts has a level"
-    yield _opening(plan, MovementKind.COUNTED, max(plan.counted, 0), "", at, as_of=at)
+    adopted = plan.level.available + plan.level.committed
+    yield _opening(plan, MovementKind.COUNTED, max(plan.counted, 0), "", at, as_of=at, adopted=adopted)
     if plan.counted < 0:  # sold below zero: nobody can count that
         after = at + timedelta(milliseconds=1)
         reason = f"the shop had {plan.counted} on hand when it was adopted"
@@ -272,6 +273,7 @@ def _opening(
     at: datetime,
     *,
     as_of: datetime | None = None,
+    adopted: int | None = None,
     reason: str = "",
     from_state: State | None = None,
     to_state: State | None = None,
@@ -287,9 +289,10 @@ def _opening(
         source=f"shopify:{shop}",
         occurred_at=at,
         correlation_id=f"opening:{plan.listing}",
-        cause=Cause(shop=shop, document="opening"),
+        cause=Cause(shop=shop, document="opening", listing=plan.listing if adopted is not None else ""),
         reason=reason,
         as_of=as_of,
+        adopted=adopted,
         from_state=from_state,
         to_state=to_state,
     )

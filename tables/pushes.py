@@ -19,6 +19,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from app.records import Correction, Instant, LevelRead, Push, PushResult, Record, Target
+from tables.stock import ADOPTION_LIFE
 
 MAX_ENTRIES = 250
 """Of one call (shopify.dev "API limits": input arrays)."""
@@ -107,21 +108,37 @@ class Need(StrEnum):
 def take_target(state: PushState | None, target: Target) -> PushState:
     """The state with a newer target; an older one changes nothing.
 
-    A listing that now shows another stock key has other totals, and one that was off was not followed: what
-    is known of it is read again. The key that a listing has left may say so after the new one has spoken.
+    A new listing whose stock was adopted is known as of that count, and all others are read first. One that
+    now shows another stock key has other totals, and one that was off was not followed: what is known of it
+    is read again. The key that a listing has left may say so after the new one has spoken.
     """
-    moved = state is not None and (target.sku, target.location) != (state.target.sku, state.target.location)
-    if state is not None and moved and target.off:
+    if state is None:
+        return _first(target)
+    moved = (target.sku, target.location) != (state.target.sku, state.target.location)
+    if moved and target.off:
         return state
-    if state is None or moved or _on_again(state, target):
-        intent = state.intent if state is not None else ""
+    if moved or _on_again(state, target):
         imported, since = target.imported_total, target.occurred_at
-        return PushState(target=target, intent=intent, imported=imported, since=since)
+        return PushState(target=target, intent=state.intent, imported=imported, since=since)
     if target.version <= state.target.version:
         return state
     newer = replace(state, target=target, held="", noticed=None if target.off else state.noticed)
     behind = newer.intent or newer.offset is None or difference(newer)
     return replace(newer, since=(state.since or target.occurred_at) if behind else None)
+
+
+def fresh(target: Target, now_ms: int) -> Target:
+    """The target, without what it was adopted with when that is long ago: see ``tables.stock``."""
+    told = target.updated_at
+    late = told is None or now_ms - told.timestamp() * 1000 > ADOPTION_LIFE.total_seconds() * 1000
+    return replace(target, adopted=None) if late and target.adopted is not None else target
+
+
+def _first(target: Target) -> PushState:
+    state = PushState(
+        target=target, offset=target.adopted, imported=target.imported_total, since=target.occurred_at
+    )
+    return state if state.offset is None or difference(state) else replace(state, since=None)
 
 
 def _on_again(state: PushState, target: Target) -> bool:

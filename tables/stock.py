@@ -9,7 +9,7 @@ always move.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 from msgspec import Raw, Struct
@@ -35,6 +35,10 @@ from app.records import (
 
 HISTORY_LIMIT = 64
 """Physical effects kept per key, so that a count of a while ago can be placed among them."""
+ADOPTION_LIFE = timedelta(hours=1)
+"""So long after the opening targets say what a listing was adopted with. A writer that is later reads, and so
+does one that has lost what it knew: it has written since.
+"""
 RECENT_ORDERS = 4
 """Orders kept per key to be named in an oversold alert."""
 
@@ -135,10 +139,17 @@ def apply(
 def set_listings(
     record: StockRecord, listings: Listings, *, now: datetime, correlation_id: str = ""
 ) -> StockRecord:
-    """Replace the listings of a key; what their shops moved is kept. A removed one is written no more."""
+    """Replace the listings of a key; what their shops moved is kept. A removed one is written no more.
+
+    When it comes back it is read: what it was adopted with is long ago then.
+    """
+    kept = {listing.key for listing in listings.listings}
+    gone = [key for key, known in record.moved.items() if known.adopted is not None and key not in kept]
+    forgotten = {key: msgspec.structs.replace(record.moved[key], adopted=None) for key in gone}
     return msgspec.structs.replace(
         record,
         listings=listings.listings,
+        moved={**record.moved, **forgotten},
         version=record.version + 1,
         occurred_at=now,
         updated_at=now,
@@ -373,9 +384,11 @@ def _moved(record: StockRecord, movement: Movement) -> dict[str, Moved]:
     """The totals of the listing whose shop moved the units itself.
 
     They move also when another source is believed about the stock. Physical effects from before the opening
-    do not: the shop is read for the first time after it, and that read includes them. A hand edit that is
-    imported was found by comparing with that read, so it always moves.
+    do not: what the shop had then, or has when it is read for the first time after it, includes them. A hand
+    edit that is imported was found by comparing with that, so it always moves.
     """
+    if movement.kind is MovementKind.COUNTED:
+        return _opened(record, movement)
     listing = movement.cause.listing
     committed = MOVES_COMMITTED.get(movement.kind, 0)
     physical = _MOVES_UNITS.get(movement.kind, 0)
@@ -389,8 +402,43 @@ def _moved(record: StockRecord, movement: Movement) -> dict[str, Moved]:
         committed=known.committed + committed * movement.quantity,
         physical_total=known.physical_total + physical * movement.quantity,
         imported_total=known.imported_total + imported,
+        adopted=known.adopted,
+        unopened=_unopened(record, movement, physical * movement.quantity, known),
     )
     return {**record.moved, listing: moved}
+
+
+def _unopened(record: StockRecord, movement: Movement, delta: int, known: Moved) -> list[tuple[int, int]]:
+    """The newest physical effects that a listing's shop told before the key was opened."""
+    if record.opened_at is not None or not delta:
+        return known.unopened
+    return sorted([*known.unopened, (_ms(movement.occurred_at), delta)])[-HISTORY_LIMIT:]
+
+
+def _opened(record: StockRecord, movement: Movement) -> dict[str, Moved]:
+    """The totals after a count. The one that opens the key may say what a listing's shop had (see Moved)."""
+    if record.opened_at is not None:
+        return record.moved
+    opened = {key: msgspec.structs.replace(known, unopened=[]) for key, known in record.moved.items()}
+    listing = movement.cause.listing
+    if listing and movement.adopted is not None:
+        known = record.moved.get(listing, _NOT_MOVED)
+        adopted = _adopted(known, movement.adopted, _as_of_ms(movement))
+        opened[listing] = msgspec.structs.replace(known, unopened=[], adopted=adopted)
+    return opened
+
+
+def _adopted(known: Moved, units: int, as_of: int) -> int | None:
+    """What a shop that had ``units`` at the count had less ``physical_total``.
+
+    That total moves after the opening by exactly what the shop moves after the count; what it has counted
+    before is part of that only as far as it happened after the count. None when that cannot be told any more:
+    then the writer reads the listing.
+    """
+    if len(known.unopened) == HISTORY_LIMIT and known.unopened[0][0] > as_of:
+        return None
+    later = sum(delta for at, delta in known.unopened if at > as_of)
+    return units - (known.physical_total - later)
 
 
 def _recent_orders(record: StockRecord, movement: Movement) -> list[str]:
@@ -467,11 +515,17 @@ def _target(
         physical_total=moved.physical_total,
         version=record.version,
         imported_total=moved.imported_total,
+        adopted=moved.adopted if _just_opened(record) else None,
         off=listing.off,
         occurred_at=record.occurred_at,
         updated_at=record.updated_at,
         correlation_id=record.correlation_id,
     )
+
+
+def _just_opened(record: StockRecord) -> bool:
+    opened, now = record.opened_at, record.updated_at
+    return opened is not None and now is not None and now - opened <= ADOPTION_LIFE
 
 
 def _ms(moment: datetime) -> int:

@@ -98,7 +98,7 @@ class Writer:
         """Take the newest target of a listing."""
         if source.value is None:
             return  # the listing is gone: nothing more is written
-        target = decode_target(payload_of(source, Target))
+        target = pushes.fresh(decode_target(payload_of(source, Target)), transaction.now_ms)
         if target.off and target.shop not in self.clients.shops:
             return  # its listings were taken away with the shop
         key = self.own_key(source, target.shop, target.key)

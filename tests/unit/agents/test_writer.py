@@ -39,6 +39,7 @@ from connectors.shopify.simulator.graphql import load_schema
 from tables import pushes
 from tables.pushes import Entry, Need, PushState
 from tables.reactions import REACTIONS, Reaction
+from tables.stock import ADOPTION_LIFE
 
 pytestmark = pytest.mark.asyncio
 DOMAIN = "sim.myshopify.com"
@@ -95,6 +96,32 @@ async def test_a_listing_is_read_and_then_gets_the_difference(shop: Simulated) -
         assert (await shop.available(TEE), await shop.available(CAP)) == (4, 9)
         assert sorted(push.delta for push in writer.told(PushResult.ACKNOWLEDGED)) == [-6, 4]
         assert writer.intents() == []
+
+
+async def test_what_ships_between_an_adoption_and_the_writers_start_is_subtracted_once(
+    shop: Simulated,
+) -> None:
+    order = await shop.sell((TEE, 3))  # adopted: 7 available and 3 committed
+    await shop.act("fulfil", shop=DOMAIN, order=order["id"])
+    async with bench(shop.shop) as writer:
+        writer.take(target(TEE, 7, committed=3, adopted=10, updated_at=datetime.now(UTC)))
+        writer.take(target(CAP, 9))
+        await settled(writer, TEE, CAP)  # when the cap is written, the tee would have been as well
+        writer.take(target(TEE, 7, version=2, physical_total=-3))  # the shipment is told
+        writer.level(*level(TEE, 7))
+        await settled(writer, TEE)
+        assert writer.state(TEE).noticed is None
+        assert [push.item for push in writer.told()] == [CAP]
+    assert await shop.available(TEE) == 7
+
+
+async def test_a_listing_that_was_adopted_long_ago_is_read(shop: Simulated) -> None:
+    async with bench(shop.shop) as writer:
+        long_ago = datetime.now(UTC) - ADOPTION_LIFE - timedelta(seconds=1)
+        writer.take(target(TEE, 7, adopted=99, updated_at=long_ago))
+        writer.take(target(CAP, 7, adopted=99))
+        await settled(writer, TEE, CAP)
+    assert (await shop.available(TEE), await shop.available(CAP)) == (7, 7)
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,24 @@ at the end our key must have what the shop has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.records import (
+    Cause,
     ItemLevel,
     Level,
     Listing,
     Listings,
     Moved,
     Movement,
+    MovementKind,
     Order,
     StockRecord,
     listing_key,
@@ -29,7 +34,7 @@ from connectors.shopify.simulator.bodies import order_body
 from connectors.shopify.simulator.model import ShopConfig
 from connectors.shopify.simulator.shopper import Wanted
 from connectors.shopify.simulator.world import World
-from tables import stock
+from tables import pushes, stock
 from tables.listings import ListingDirectory
 from tables.opening import (
     Action,
@@ -40,6 +45,8 @@ from tables.opening import (
     plan_publishing,
 )
 from tables.orders import OrderRecord, evaluate, take_order
+from tables.pushes import Need, PushState
+from tables.stock import ADOPTION_LIFE, HISTORY_LIMIT
 
 SHOP, OTHER, MAIN, TEE, VARIANT = "a.myshopify.com", "b.myshopify.com", 71, 5001, 9001
 LISTING = Listing(shop=SHOP, item=TEE, variant=VARIANT, location_id=MAIN)
@@ -68,6 +75,7 @@ class Pipeline:
         self.directory.put("TEE@main", KEY)
         self.orders: dict[int, OrderRecord] = {}
         self.record = StockRecord(listings=[LISTING])
+        self.listing: PushState | None = None  # what the writer knows, which never reads
 
     def later(self) -> None:
         """A minute goes by."""
@@ -115,11 +123,13 @@ class Pipeline:
             self.apply(movement)
 
     def apply(self, movement: Movement) -> None:
-        now = datetime.fromtimestamp(self.now, UTC)
+        before, now = self.record, datetime.fromtimestamp(self.now, UTC)
         self.record = stock.apply(self.record, movement, now=now).record
+        for target in stock.targets("TEE@main", before, self.record):
+            self.listing = pushes.take_target(self.listing, target)
 
     def agrees(self) -> None:
-        """Our level is the shop's."""
+        """Our level is the shop's, and the writer believes of the listing what the shop has."""
         level = self.shop.levels[TEE, MAIN]
         ours = self.record.level
         assert (ours.available, ours.committed, ours.on_hand) == (
@@ -127,6 +137,9 @@ class Pipeline:
             level.committed,
             level.on_hand,
         )
+        assert self.listing is not None
+        assert pushes.need_of(self.listing) is Need.NOTHING, "it is neither read nor written"
+        assert pushes.shown(self.listing) == level.available
 
 
 def fulfil(shop: Pipeline, order: int) -> None:
@@ -228,6 +241,128 @@ def test_telling_an_open_order_twice_and_opening_twice_changes_nothing() -> None
     again = plan_adoption([KEY], {"TEE@main": shop.record}, {SHOP: shop.reading()}, {})
     assert [one.action for one in again.keys] == [Action.OPEN]
     assert list(adoption(again, {})) == []
+
+
+# --- what the writer begins with ---------------------------------------------------------------
+
+
+def test_what_ships_while_a_key_is_adopted_is_subtracted_once_whenever_it_is_told() -> None:
+    for told_before_the_count in (False, True):
+        shop = Pipeline()
+        first, second = shop.sell(3), shop.sell(2)
+        readings, at = {SHOP: shop.reading()}, shop.now
+        for order in (first, second):
+            shop.tell(shop.read(order))
+        shop.later()
+        fulfil(shop, first)
+        fulfil(shop, second)
+        plan = plan_adoption([KEY], {}, readings, {LISTING.key: 5})
+        if told_before_the_count:
+            shop.tell(shop.read(first))
+        for movement in adoption(plan, {SHOP: datetime.fromtimestamp(at, UTC)}):
+            shop.apply(movement)
+        shop.tell(shop.read(first))
+        shop.tell(shop.read(second))
+        shop.agrees()
+
+
+AS_OF_S = 100
+moments = st.integers(0, 2 * AS_OF_S)
+
+
+@given(
+    st.lists(st.tuples(moments, st.sampled_from([MovementKind.WRITTEN_OFF, MovementKind.RETURNED]))),
+    st.integers(0, 20),
+    st.data(),
+)
+def test_the_belief_after_all_is_told_is_what_the_shop_has_in_any_order(
+    effects: list[tuple[int, MovementKind]], units: int, data: st.DataObject
+) -> None:
+    signs = {MovementKind.WRITTEN_OFF: -1, MovementKind.RETURNED: 1}
+    has = units + sum(signs[kind] for at_s, kind in effects if at_s > AS_OF_S)
+    told = [
+        _movement(kind, at_s, id=f"effect-{number}", cause=Cause(shop=SHOP, listing=LISTING.key))
+        for number, (at_s, kind) in enumerate(effects)
+    ]
+    # Movements come in any order; the writer hears of each change, or of several at once.
+    plan = plan_adoption([KEY], {}, {SHOP: reading(SHOP, level(units))}, {})
+    opening = list(adoption(plan, {SHOP: AT + timedelta(seconds=AS_OF_S)}))
+    first = data.draw(st.integers(0, len(told)))
+    told = data.draw(st.permutations(told))
+    record, heard, state = StockRecord(listings=[LISTING]), StockRecord(listings=[LISTING]), None
+    for movement in [*told[:first], *opening, *told[first:]]:
+        record = stock.apply(record, movement, now=AT).record
+        if data.draw(st.booleans()):
+            heard, state = record, _heard(heard, record, state)
+    state = _heard(heard, record, state)
+    assert state is not None
+    assert pushes.expected_units(state) == has
+
+
+def _movement(kind: MovementKind, at_s: int, **fields: Any) -> Movement:
+    at = AT + timedelta(seconds=at_s)
+    return Movement(
+        kind=kind, sku="TEE", location="main", quantity=1, source=f"shopify:{SHOP}", occurred_at=at, **fields
+    )
+
+
+def _heard(before: StockRecord, after: StockRecord, state: PushState | None) -> PushState | None:
+    for target in stock.targets("TEE@main", before, after):
+        state = pushes.take_target(state, target)
+    return state
+
+
+def test_a_listing_that_was_taken_away_and_comes_back_is_read() -> None:
+    shop = Pipeline()
+    shop.open()
+    without = stock.set_listings(
+        shop.record, msgspec.structs.replace(KEY, listings=[]), now=datetime.fromtimestamp(shop.now, UTC)
+    )
+    back = stock.set_listings(without, KEY, now=datetime.fromtimestamp(shop.now, UTC))
+    [target] = stock.targets("TEE@main", without, back)
+    assert target.adopted is None
+    followed = _heard(without, back, _heard(shop.record, without, shop.listing))
+    for state in (pushes.take_target(None, target), followed):
+        assert state is not None
+        assert pushes.need_of(state) is Need.READ
+
+
+def test_a_listing_whose_shop_told_more_before_the_opening_than_is_kept_is_read() -> None:
+    for first_s, is_read in ((AS_OF_S, False), (AS_OF_S + 1, True)):
+        record = StockRecord(listings=[LISTING])
+        for number in range(HISTORY_LIMIT):
+            cause = Cause(shop=SHOP, listing=LISTING.key)
+            told = _movement(MovementKind.RETURNED, first_s + number, id=f"{number}", cause=cause)
+            record = stock.apply(record, told, now=AT).record
+        plan = plan_adoption([KEY], {}, {SHOP: reading(SHOP, level(5))}, {})
+        [count] = adoption(plan, {SHOP: AT + timedelta(seconds=AS_OF_S)})
+        opened = stock.apply(record, count, now=AT).record
+        state = _heard(record, opened, None)
+        assert state is not None
+        assert (state.offset is None) == is_read
+        assert not opened.moved[LISTING.key].unopened, "nobody needs it any more"
+
+
+def test_targets_say_what_was_adopted_only_while_it_is_new() -> None:
+    shop = Pipeline()
+    shop.open()
+    opened = shop.record.opened_at
+    assert opened is not None
+    for late in (False, True):
+        now = opened + ADOPTION_LIFE + timedelta(milliseconds=late)
+        more = _movement(MovementKind.RECEIVED, 0, id="more")
+        [target] = stock.targets("TEE@main", shop.record, stock.apply(shop.record, more, now=now).record)
+        assert target.adopted == (None if late else 20)
+
+
+def test_a_later_count_of_a_key_that_is_open_adopts_nothing() -> None:
+    shop = Pipeline()
+    shop.open()
+    count = _movement(MovementKind.COUNTED, 0, id="again", cause=Cause(shop=SHOP, listing=LISTING.key))
+    later = datetime.fromtimestamp(shop.now, UTC) + timedelta(days=1)
+    known = shop.record.moved[LISTING.key].adopted
+    shop.apply(msgspec.structs.replace(count, quantity=3, as_of=later, adopted=99))
+    assert (shop.record.level.on_hand, shop.record.moved[LISTING.key].adopted) == (3, known)
 
 
 # --- plans -----------------------------------------------------------------------------------
