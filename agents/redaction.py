@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from agents.source import payload_of
+from agents.source import own_key, payload_of
 from app.errors import Rejected
 from app.exactly_once import App, SourceRecord, Transaction
 from app.records import Redaction
@@ -48,6 +48,7 @@ class Redactor:
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
         """Delete what this lane's tables hold of a shop, a bounded part of it."""
         redaction = decode_redaction(payload_of(source, Redaction))
+        own_key(source, redaction.key)
         if redaction.shop in self._shops:
             raise Rejected(
                 f"shop {redaction.shop} is in the shops file (SKUSTREAM_SHOPS_FILE): it would begin anew"

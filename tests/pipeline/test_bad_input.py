@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,16 @@ import pytest_asyncio
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from support import bad_records
-from support.bad_records import APPLIED, LEDGER_RESULTS, REFUSED, TAKEN, Row
+from support.bad_records import (
+    APPLIED,
+    FORWARDED,
+    FORWARDED_BY_EACH,
+    LEDGER_RESULTS,
+    READERS,
+    REFUSED,
+    TAKEN,
+    Row,
+)
 from support.counted import tried
 from support.kafka_io import read_all
 
@@ -32,23 +41,13 @@ ROOT = Path(__file__).parents[2]
 TABLE = bad_records.rows(uuid.uuid4().hex[:6])
 UP_LIMIT_S, TAKEN_LIMIT_S = 90.0, 90.0
 ROUTED_BY_SHOP = frozenset({"shopify.targets", "shopify.drift", "shopify.corrections", "shopify.controls"})
-SERVICE_OF = {
-    "stock.movements": "stock",
-    "stock.listings": "stock",
-    "stock.listing-changes": "reconcile",
-    "shopify.orders": "orders",
-    "shopify.targets": "shopify",
-    "shopify.corrections": "shopify",
-    "shopify.controls": "shopify",
-    "shopify.drift": "reconcile",
-}
 
 
 class Fates(NamedTuple):
     """Where each row was sent, and what the services made of all."""
 
     origins: dict[int, tuple[str, int, int]]  # by row number: topic, partition, offset
-    letters: dict[tuple[str, int, int], DeadLetter]
+    letters: dict[tuple[str, int, int], list[DeadLetter]]
     outcomes: list[Outcome]
     records: Counter[tuple[str, int, bytes | None, bytes | None]]  # of the sources, with partition
 
@@ -114,15 +113,18 @@ async def fates(stack: Stack) -> Fates:
     origins = await send(stack, TABLE)
     await all_taken(stack)
     letters = [letter for service in WORKERS for letter in await letters_of(stack, service)]
+    by_origin: dict[tuple[str, int, int], list[DeadLetter]] = defaultdict(list)
+    for one in letters:
+        by_origin[one.topic, one.partition, one.offset].append(one)
     ledger = await read_all(stack.bootstrap, "stock.ledger", stack.settings.partitions)
     sources = [
         record
-        for topic in SERVICE_OF
+        for topic in READERS
         for record in await read_all(stack.bootstrap, topic, stack.settings.partitions)
     ]
     return Fates(
         origins=origins,
-        letters={(one.topic, one.partition, one.offset): one for one in letters},
+        letters=by_origin,
         outcomes=[msgspec.json.decode(record.value, type=Outcome) for record in ledger],
         records=Counter((one.topic, one.partition, one.key, one.value) for one in sources),
     )
@@ -140,22 +142,22 @@ def _has_its_fate(fates: Fates, stack: Stack, row: Row, origin: tuple[str, int, 
         assert origin is None
         return
     assert origin is not None
-    letter = fates.letters.get(origin)
-    if row.becomes in (TAKEN, APPLIED, "forwarded", *LEDGER_RESULTS):
-        assert letter is None, letter
+    letters = fates.letters.get(origin, [])
+    if row.becomes in (TAKEN, APPLIED, FORWARDED, FORWARDED_BY_EACH, *LEDGER_RESULTS):
+        assert not letters
     else:
-        assert letter is not None
-        assert letter.error == row.becomes, letter.message
-        assert letter.message
-        assert letter.service == SERVICE_OF[row.topic]
-    if row.becomes == "forwarded":
+        assert sorted(one.service for one in letters) == sorted(READERS[row.topic])
+        for letter in letters:
+            assert letter.error == row.becomes, letter.message
+            assert letter.message
+    if row.becomes in (FORWARDED, FORWARDED_BY_EACH):
         key = (row.key or "").encode()
         there = row.topic, proper_partition(row, key, stack.settings.partitions), key, row.value
-        assert fates.records[there] == 1
-    if row.topic == "stock.movements" and letter is None:
+        assert fates.records[there] == len(READERS[row.topic])
+    if row.topic == "stock.movements" and not letters:
         assert row.value is not None
         name = msgspec.json.decode(row.value)["id"]
-        wanted = APPLIED if row.becomes == "forwarded" else row.becomes
+        wanted = APPLIED if row.becomes == FORWARDED else row.becomes
         assert [str(one.result) for one in fates.outcomes if one.movement.id == name] == [wanted]
 
 

@@ -11,14 +11,27 @@ from typing import Any, NamedTuple
 
 from msgspec import json
 
-SHOP = "north.myshopify.com"
+SHOP, GONE = "north.myshopify.com", "gone.myshopify.com"
 ITEM, LOCATION_ID = 5001, 71
 APPLIED = "applied"
 TAKEN = "taken"
+FORWARDED, FORWARDED_BY_EACH = "forwarded", "forwarded by each"
 REFUSED = "refused"
 """By the broker: a time in the future (`message.timestamp.after.max.ms`, an hour by default since Kafka 3.6),
 and in a compacted topic a record without a key.
 """
+READERS = {
+    "stock.movements": frozenset({"stock"}),
+    "stock.listings": frozenset({"stock"}),
+    "stock.listing-changes": frozenset({"reconcile"}),
+    "shopify.orders": frozenset({"orders"}),
+    "shopify.targets": frozenset({"shopify"}),
+    "shopify.corrections": frozenset({"shopify"}),
+    "shopify.controls": frozenset({"shopify"}),
+    "shopify.drift": frozenset({"reconcile"}),
+    "shopify.redactions": frozenset({"orders", "shopify", "reconcile"}),
+}
+"""The services that answer for the records of a topic, each with a dead letter of its own."""
 COMPACTED = frozenset({"stock.listings", "shopify.targets"})
 AT_1970_MS = 0
 AT_2100_MS = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp() * 1000)
@@ -45,7 +58,8 @@ class Row(NamedTuple):
             TAKEN: "taken like any other",
             REFUSED: "the broker refuses it; its producer gets the error",
             "rejected": "outcome `rejected` in `stock.ledger`",
-            "forwarded": "forwarded to the partition of its key, counted, and applied there once",
+            FORWARDED: "forwarded to the partition of its key, counted, and applied there once",
+            FORWARDED_BY_EACH: "forwarded by each service, counted, and taken there; again changes nothing",
         }.get(self.becomes, f"dead letter, `{self.becomes}`")
         return f"| `{self.topic}` | {self.what} | {fate} |"
 
@@ -126,6 +140,10 @@ def _control(shop: str = SHOP) -> dict[str, Any]:
     return {"shop": shop, "action": "resume", "requested_at": "2026-11-02T09:15:03Z"}
 
 
+def _redaction(name: str) -> dict[str, Any]:
+    return {"shop": GONE, "nonce": _order_id(name), "requested_at": "2026-11-02T09:15:03Z"}
+
+
 GOOD = (
     Good("stock.movements", "movement/1", lambda name: f"{_sku(name)}@main", _movement, APPLIED, "id"),
     Good("stock.listings", "listings/1", lambda name: f"{_sku(name)}@main", _listings, TAKEN, "sku"),
@@ -144,6 +162,10 @@ GOOD = (
         "shopify.corrections", "correction/1", lambda name: f"{SHOP}/{_order_id(name)}/71", _correction,
         TAKEN, "item",
     ),
+    Good(
+        "shopify.redactions", "redaction/1", lambda name: f"{GONE}/{_order_id(name)}", _redaction,
+        TAKEN, "shop",
+    ),
 )  # fmt: skip
 
 
@@ -158,6 +180,7 @@ def _of_every_topic(good: Good, unique: str) -> list[Row]:
     schema, version = good.schema.split("/")
     decode = "DecodeError"
     unkeyed = REFUSED if topic in COMPACTED else "Rejected"
+    forwarded = FORWARDED_BY_EACH if len(READERS[topic]) > 1 else FORWARDED
 
     def row(what: str, becomes: str, value: bytes | dict[str, Any] | None = None, **more: Any) -> Row:
         name = next(names)
@@ -187,7 +210,7 @@ def _of_every_topic(good: Good, unique: str) -> list[Row]:
         ),
         Row(topic, "no key", unkeyed, None, json.encode(good.body(f"{unique}-nokey"))),
         Row(topic, "key that is not text", "Rejected", "\udcff", json.encode(good.body(f"{unique}-bytes"))),
-        row("in the wrong partition for its key", "forwarded", {}, wrong_partition=True),
+        row("in the wrong partition for its key", forwarded, {}, wrong_partition=True),
         row("record timestamp in 1970", good.taken, {}, timestamp_ms=AT_1970_MS),
         row("record timestamp in 2100", REFUSED, {}, timestamp_ms=AT_2100_MS),
     ]
@@ -304,5 +327,19 @@ def _of_the_others(unique: str) -> list[Row]:
         Row(
             "shopify.drift", "unknown class", "ValidationError", f"{SHOP}/{_order_id(drift)}/71",
             encoded(_drift(drift), **{"class": "magic"}),
+        ),
+        Row("shopify.redactions", "null value", "Rejected", f"{GONE}/1", None),
+        Row(
+            "shopify.redactions", "a shop that the shops file has", "Rejected", f"{SHOP}/1",
+            encoded(_redaction(drift), shop=SHOP, nonce=1),
+        ),
+        Row("shopify.redactions", "empty shop", "ValidationError", "/1", encoded(_redaction(drift), shop="")),
+        Row(
+            "shopify.redactions", "fractional nonce", "ValidationError", f"{GONE}/1.5",
+            encoded(_redaction(drift), nonce=1.5),
+        ),
+        Row(
+            "shopify.redactions", "a shop that nobody has", TAKEN, f"{GONE}/{_order_id(drift)}",
+            encoded(_redaction(drift)),
         ),
     ]  # fmt: skip
