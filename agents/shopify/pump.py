@@ -168,6 +168,7 @@ class Pump:
             queue.points = points
             return None
         queue.points = FIRST_COST
+        self.waiting.served(queue)
         reserved = self._client.budget.begin(kind, size)
         self._reserved.add(reserved)
         return reserved

@@ -7,6 +7,9 @@ from itertools import islice
 
 from connectors.shopify.budget import FIRST_COST
 
+READ_TURN = 10
+"""Full calls: what is read then is less than a tenth of what a standard shop's bucket is spent on."""
+
 
 class Queue:
     """Listings that wait for the same kind of attention."""
@@ -42,18 +45,32 @@ class Waiting:
     """The queues of a shop, in the order in which they are served.
 
     Reading goes last: it costs twenty times as much of the bucket as writing as many listings does, and a
-    listing that was read is then written at once, not after all others were read.
+    listing that was read is then written at once, not after all others were read. But a backlog may last, so
+    after ``READ_TURN`` calls that went before it nothing but what is urgent does, until a read was begun.
     """
 
     def __init__(self) -> None:
         self.urgent = Queue(urgent=True)  # what reaches or leaves zero
         self.ready = Queue()  # what differs otherwise
         self.unread = Queue()  # what has to be read first
-        self.queues = (self.urgent, self.ready, self.unread)
+        self._all = (self.urgent, self.ready, self.unread)
+        self._passed = 0  # calls that went before what has to be read
+
+    @property
+    def queues(self) -> tuple[Queue, ...]:
+        """The queues whose turn it is."""
+        return (self.urgent, self.unread) if self.unread and self._passed >= READ_TURN else self._all
+
+    def served(self, queue: Queue) -> None:
+        """A call was begun for a queue."""
+        if queue is self.unread:
+            self._passed = 0
+        elif queue is self.ready:
+            self._passed = self._passed + 1 if self.unread else 0
 
     def put(self, listing: str, queue: Queue) -> None:
         """Let a listing wait in this queue, and in no other."""
-        for other in self.queues:
+        for other in self._all:
             if other is not queue:
                 other.drop(listing)
         queue.put(listing)
@@ -61,11 +78,11 @@ class Waiting:
     def drop(self, listings: Iterable[str]) -> None:
         """These do not wait any more."""
         for listing in listings:
-            for queue in self.queues:
+            for queue in self._all:
                 queue.drop(listing)
 
     def __contains__(self, listing: str) -> bool:
-        return any(listing in queue for queue in self.queues)
+        return any(listing in queue for queue in self._all)
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self.queues)
+        return sum(len(queue) for queue in self._all)
