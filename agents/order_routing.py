@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 import structlog
+from prometheus_client import Counter
 
 from agents.shop_queues import ShopQueues, Sleep
 from app.errors import Rejected, Retry
@@ -21,6 +22,10 @@ EMPTY_TRIES = 4
 
 Answers = Mapping[bytes, tuple[Routing | None, OrderRecord]]
 """By order key: what the shop said, and the order as it was when it was asked."""
+
+GIVEN_UP = Counter(
+    "skustream_orders_unrouted_total", "Orders whose fulfilment orders the shop refuses to tell", ["shop"]
+)
 
 log = structlog.get_logger(__name__)
 
@@ -38,14 +43,28 @@ class RoutingReader:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         """``unrouted`` picks the keys that still want an answer, ``answer`` takes answers; in a lane both."""
-        self.queues = ShopQueues(
+        self._queues = ShopQueues(
             app, "routing", self._work, size=ROUTED_A_READ, gather_s=GATHER_S, sleep=sleep
         )
         self._clients = clients
         self._unrouted = unrouted
         self._answer = answer
-        self._empty: dict[bytes, int] = {}  # how often nothing was found
+        self._empty: dict[Lane, dict[bytes, int]] = {}  # how often nothing was found, while it is wanted
         self._told: set[str] = set()
+
+    def open(self, lane: Lane, keys: Iterable[bytes]) -> None:
+        """Go on with what the lane's table says."""
+        self._empty[lane] = {}
+        self._queues.open(lane, keys)
+
+    def close(self, lane: Lane) -> None:
+        """The lane is gone."""
+        self._queues.close(lane)
+        self._empty.pop(lane, None)
+
+    def want(self, lane: Lane, key: bytes) -> None:
+        """Ask about an order soon."""
+        self._queues.want(lane, key)
 
     async def _work(self, lane: Lane, shop: str, keys: list[bytes]) -> set[bytes]:
         asked = await lane.submit(lambda transaction: self._unrouted(transaction, keys))
@@ -53,13 +72,17 @@ class RoutingReader:
         answers = {
             key: (found[record.order_id], record)
             for key, record in asked.items()
-            if record.order_id in found and self._enough(key, found[record.order_id])
+            if record.order_id in found and self._enough(lane, key, found[record.order_id])
         }
         if answers:
             await lane.submit(lambda transaction: self._answer(transaction, answers))
-        return answers.keys() | (set(keys) - asked.keys())
+        done = answers.keys() | (set(keys) - asked.keys())
+        for key in done:
+            self._empty.get(lane, {}).pop(key, None)
+        return done
 
     async def _read(self, shop: str, order_ids: list[int]) -> Mapping[int, Routing | None]:
+        """What the shop says of orders; what is left out is asked again."""
         try:
             return await self._clients.of(shop).routing(order_ids)
         except ShopUnavailable as error:
@@ -71,18 +94,40 @@ class RoutingReader:
                     "fulfilment orders cannot be read; orders are at their default location", shop=shop
                 )
             return dict.fromkeys(order_ids)
-        except (Retry, Rejected) as error:
+        except Retry as error:
             return self._failed(shop, error)
+        except Rejected as error:
+            if len(order_ids) > 1:
+                return await self._read_singly(shop, order_ids)
+            return self._given_up(shop, order_ids[0], error)
+
+    async def _read_singly(self, shop: str, order_ids: list[int]) -> Mapping[int, Routing | None]:
+        """Orders of a call that was refused as a whole: one of them is to blame, if any."""
+        found: dict[int, Routing | None] = {}
+        for order_id in order_ids:
+            answer = await self._read(shop, [order_id])
+            if not answer:
+                break  # the shop is away; the others would only wait for it as well
+            found.update(answer)
+        return found
 
     def _failed(self, shop: str, error: Exception) -> Mapping[int, Routing | None]:
         log.warning("fulfilment orders could not be read", shop=shop, error=str(error))
         return {}
 
-    def _enough(self, key: bytes, routing: Routing | None) -> bool:
+    def _given_up(self, shop: str, order_id: int, error: Rejected) -> Mapping[int, Routing | None]:
+        """The same question would be refused again: not asked before the next notice about the order."""
+        GIVEN_UP.labels(shop).inc()
+        log.error(
+            "an order's fulfilment orders cannot be read; it is where it was taken to be",
+            order=f"{shop}/{order_id}",
+            error=str(error),
+        )
+        return {order_id: None}
+
+    def _enough(self, lane: Lane, key: bytes, routing: Routing | None) -> bool:
         if routing is None or routing.open or routing.cancelled:
-            self._empty.pop(key, None)
             return True
-        tries = self._empty.pop(key, 0) + 1
-        if tries < EMPTY_TRIES:
-            self._empty[key] = tries
-        return tries >= EMPTY_TRIES
+        empty = self._empty.get(lane, {})
+        empty[key] = empty.get(key, 0) + 1
+        return empty[key] >= EMPTY_TRIES

@@ -296,7 +296,7 @@ class OrderKeeper:
         if record.read_wanted:
             transaction.after_commit(partial(self._reader.queues.want, transaction.lane, key))
         if record.routing_wanted:
-            transaction.after_commit(partial(self._router.queues.want, transaction.lane, key))
+            transaction.after_commit(partial(self._router.want, transaction.lane, key))
 
     # -- orders that wait for a mapping --------------------------------------------------------
 
@@ -306,13 +306,13 @@ class OrderKeeper:
         self._evaluate_again(lane, list(self._waiting[lane]))
         reads = list(lane.scan(self.reads))
         self._reader.queues.open(lane, [key for key, wanted in reads if wanted.reason != ROUTING])
-        self._router.queues.open(lane, [key for key, _ in reads])
+        self._router.open(lane, [key for key, _ in reads])
         self._lookups.open(lane)
 
     def _close(self, lane: Lane) -> None:
         self._waiting.pop(lane, None)
         self._reader.queues.close(lane)
-        self._router.queues.close(lane)
+        self._router.close(lane)
         self._lookups.close(lane)
 
     def _wait(self, lane: Lane, key: bytes, refs: tuple[str, ...], version: int) -> None:

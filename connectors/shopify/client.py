@@ -264,9 +264,15 @@ class ShopClient:
         return found
 
     async def order_of(self, gid: str) -> int | None:
-        """The order that a fulfilment order, a return or a reverse fulfilment order belongs to."""
+        """The order that a fulfilment order, a return or a reverse fulfilment order belongs to.
+
+        Raises:
+            Misshapen: the answer is not about an order.
+            OutcomeUnknown, Throttled, ShopUnavailable, CallRefused: see ``read``.
+        """
         node = (await self.read(documents.ORDER_OF, {"id": gid}))["node"]
-        return _legacy_id(next(iter(node.values()), None)) if node else None
+        with _expected_shape(f"order of {gid} of {self.shop.domain}"):
+            return _legacy_id(next(iter(node.values()), None)) if node else None
 
     async def _whole(self, order_id: int, node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """All fulfilment orders of an order with all their lines."""

@@ -15,14 +15,25 @@ from app.shops import Shop
 
 Alter = Callable[[dict[str, Any]], Awaitable[None]]
 """Changes the ``data`` of an answer in place."""
+Instead = Callable[[dict[str, Any]], dict[str, Any] | None]
+"""What is answered to a request in place of the shop; None: ask the shop."""
+
+
+async def unaltered(data: dict[str, Any]) -> None:
+    """The shop's own answer."""
 
 
 @asynccontextmanager
-async def altered(shop: Shop, alter: Alter) -> AsyncIterator[Shop]:
+async def altered(
+    shop: Shop, alter: Alter = unaltered, *, instead: Instead = lambda request: None
+) -> AsyncIterator[Shop]:
     """The shop as it is reached through the proxy."""
     url = f"http://127.0.0.1:{free_port()}"
 
     async def forward(request: web.Request) -> web.Response:
+        other = instead(await request.json())
+        if other is not None:
+            return web.json_response(other)
         headers = {name: request.headers[name] for name in ("Content-Type", "X-Shopify-Access-Token")}
         target = shop.api_url + request.path
         async with aiohttp.request("POST", target, data=await request.read(), headers=headers) as answer:

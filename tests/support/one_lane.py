@@ -16,7 +16,7 @@ import msgspec
 from agents.shopify.pump import Pump
 from agents.shopify.writer import Writer, shop_of
 from app.dead_letters import dead_letter
-from app.errors import Rejected
+from app.errors import LaneLost, Rejected
 from app.exactly_once.store import Table
 from app.exactly_once.transaction import Transaction
 from app.records import Correction, DeadLetter, LevelChange, Push, PushResult, Record, Target, encode, headers
@@ -60,6 +60,7 @@ class OneLane:
         self._opened: list[Callable[[Any], None]] = []
         self._closed: list[Callable[[Any], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lost = False
 
     # -- what a service declares
 
@@ -94,7 +95,7 @@ class OneLane:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if error is not None and not isinstance(error, LaneLost):
             self.failures.append(error)
 
     def dead_letter(self, record: Any, error: Exception, now_ms: int) -> Any:
@@ -109,9 +110,14 @@ class OneLane:
         for opened in self._opened:
             opened(self)
 
-    async def close(self) -> None:
+    def lose(self) -> None:
+        """A rebalance takes the lane: what is under way in the background finds it closed."""
+        self._lost = True
         for closed in self._closed:
             closed(self)
+
+    async def close(self) -> None:
+        self.lose()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -121,6 +127,8 @@ class OneLane:
 
     async def submit(self, work: Callable[[Transaction], T]) -> T:
         await asyncio.sleep(0)
+        if self._lost:
+            raise LaneLost("the lane is closed")
         return self.decide(work)
 
     def decide(self, work: Callable[[Transaction], T]) -> T:
