@@ -43,6 +43,7 @@ from connectors.shopify.client import Misshapen, ShopClients
 from connectors.shopify.webhooks import RETURN_TOPICS, ROUTING_TOPICS
 from tables.listings import ListingDirectory
 from tables.order_record import OrderRecord
+from tables.order_upgrade import ORDERS_VERSION, upgraded
 from tables.orders import (
     evaluate,
     take_deleted,
@@ -120,7 +121,9 @@ class OrderKeeper:
     """Decides webhooks, reads and new mappings over the tables ``orders``, ``unmapped`` and ``reads``."""
 
     def __init__(self, app: App, clients: ShopClients) -> None:
-        self.orders: Table[OrderRecord] = app.state_table("orders", OrderRecord)
+        self.orders: Table[OrderRecord] = app.state_table(
+            "orders", OrderRecord, version=ORDERS_VERSION, upgrade=upgraded
+        )
         self.unmapped: Table[Waiting] = app.state_table("unmapped", Waiting)
         self.reads: Table[WantedRead] = app.state_table("reads", WantedRead)
         self._app = app

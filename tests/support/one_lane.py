@@ -64,8 +64,8 @@ class OneLane:
 
     # -- what a service declares
 
-    def state_table(self, name: str, value_type: type[T]) -> Table[T]:
-        table = Table(name, value_type, f"skustream.shopify.{name}")
+    def state_table(self, name: str, value_type: type[T], **options: Any) -> Table[T]:
+        table = Table(name, value_type, f"skustream.shopify.{name}", **options)
         self.stores[table] = self.memory.setdefault(name, {})
         return table
 
