@@ -46,7 +46,7 @@ from connectors.shopify.simulator.world import World
 from connectors.shopify.webhooks import ORDERS, Body, accept, read_headers
 from tables.listings import ListingDirectory
 from tables.order_record import OrderRecord
-from tables.orders import evaluate, take_missing, take_order, take_routing
+from tables.orders import evaluate, take_missing, take_notice, take_order, take_routing
 from tables.stock import apply
 
 SHOP = "north.myshopify.com"
@@ -225,6 +225,11 @@ class Listener:
             else:
                 return
         raise AssertionError(f"it still wants to read: {self.record}")
+
+    def doubt(self) -> None:
+        """Want the order to be read, whatever is known of it."""
+        assert self.record is not None
+        self._settle(take_notice(self.record, SHOP, self.record.order_id, at=BEGAN, unread=True))
 
     def _settle(self, record: OrderRecord) -> None:
         done = evaluate(record, LISTED, default_location_id=MAIN, correlation_id="c", routed=self._routed)
