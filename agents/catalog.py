@@ -178,7 +178,7 @@ class CatalogKeeper:
         read = [item] if item is not None else []
         comparison = compare(shop, read, self._shops[shop].locations, known, asked={number})
         _tell(shop, number, comparison)
-        steps = changes(comparison, correlation_id=correlation_id)
+        steps = changes(comparison, transaction.now_ms, correlation_id=correlation_id)
         for step in steps:
             head = headers(step, correlation_id)
             transaction.emit("stock.listing-changes", step.key.encode(), encode(step), head)

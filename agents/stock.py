@@ -27,7 +27,7 @@ from app.records import (
     headers,
     split_stock_key,
 )
-from tables import stock
+from tables import generations, stock
 
 DAY_MS = 24 * 60 * 60 * 1000
 DIGEST_BYTES = 16
@@ -109,15 +109,22 @@ class Adjuster:
 
     def list(self, transaction: Transaction, record: SourceRecord) -> None:
         """Take the listings of a key; an empty value takes them all away."""
-        key, sku, location = _stock_key(record)
-        listings = Listings(sku=sku, location=location)
-        if record.value is not None:
-            listings = decode_listings(payload_of(record, Listings))
-            own_key(record, f"{listings.sku}@{listings.location}")
+        key, listings = _listings_of(record)
         known = transaction.get(self.stock, key) or _UNKNOWN
+        at_ms = min(record.timestamp, transaction.now_ms)
+        told = generations.told(listings.listings, known.listings, at_ms)
+        listings = msgspec.structs.replace(listings, listings=told)
         if known.listings == listings.listings:
             return
         correlation_id = correlation_of(record.headers)
+        for listing, units in stock.left_behind(known, listings).items():
+            log.warning(
+                "open orders hold units of a listing that was taken away; what they do stays with the key",
+                key=key.decode(),
+                listing=listing,
+                units=units,
+                correlation_id=correlation_id,
+            )
         changed = stock.set_listings(known, listings, now=_moment(transaction), correlation_id=correlation_id)
         transaction.put(self.stock, key, changed)
 
@@ -191,7 +198,7 @@ def emit_targets(
         head = headers(targets[0], after.correlation_id)
         for target in targets:
             route = target.shop.encode()
-            transaction.emit("shopify.targets", target.key.encode(), encode(target), head, route)
+            transaction.emit("shopify.targets", target.record_key.encode(), encode(target), head, route)
 
 
 def digest_of(movement_id: str) -> bytes:
@@ -199,14 +206,17 @@ def digest_of(movement_id: str) -> bytes:
     return blake2b(movement_id.encode(), digest_size=DIGEST_BYTES).digest()
 
 
-def _stock_key(record: SourceRecord) -> tuple[bytes, str, str]:
-    """The key of a record whose value may be empty, with its SKU and its location."""
+def _listings_of(record: SourceRecord) -> tuple[bytes, Listings]:
+    """The key of a record and its listings: none when its value is empty."""
     key = record.key or b""
     try:
         sku, location = split_stock_key(key.decode())
     except ValueError as error:  # not text, or without an "@"
         raise Rejected(f"{record.topic}: {error}") from None
-    return key, sku, location
+    if record.value is None:
+        return key, Listings(sku=sku, location=location)
+    listings = decode_listings(payload_of(record, Listings))
+    return own_key(record, f"{listings.sku}@{listings.location}"), listings
 
 
 def _moment(transaction: Transaction) -> datetime:

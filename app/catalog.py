@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
@@ -60,15 +61,17 @@ async def _sync(shop: Shop, known: Sequence[Listings], opened: Collection[str], 
     finally:
         await client.close()
     comparison = compare(shop.domain, items, shop.locations, known, move=move)
-    return divided(comparison, known, opened)
+    return divided(comparison, known, opened, int(time.time() * 1000))
 
 
-def divided(comparison: Comparison, known: Iterable[Listings], opened: Collection[str]) -> Synced:
+def divided(
+    comparison: Comparison, known: Iterable[Listings], opened: Collection[str], now_ms: int
+) -> Synced:
     """The changes of a comparison; those that would make an open key be written to a new place are held."""
     listed = {one.key for listings in known for one in listings.listings}
     ready: list[ListingChange] = []
     held: list[ListingChange] = []
-    for change in changes(comparison):
+    for change in changes(comparison, now_ms):
         waits = not change.removed and change.key in opened and change.listing.key not in listed
         (held if waits else ready).append(change)
     return Synced(comparison=comparison, changes=ready, held=held)

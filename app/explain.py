@@ -57,8 +57,9 @@ OF_THE_KEY = (
     Source(topic="stock.alerts", kind=Kind.ALERT, record=Alert),
     Source(topic="dead-letters.stock", kind=Kind.DEAD_LETTER, record=DeadLetter),
 )
+TARGETS = Source(topic="shopify.targets", kind=Kind.TARGET, record=Target)
 OF_A_LISTING = (
-    Source(topic="shopify.targets", kind=Kind.TARGET, record=Target),
+    TARGETS,  # as they were keyed before there were generations
     Source(topic="shopify.pushes", kind=Kind.PUSH, record=Push),
     Source(topic="shopify.drift", kind=Kind.DRIFT, record=Drift),
     Source(topic="dead-letters.shopify", kind=Kind.DEAD_LETTER, record=DeadLetter),
@@ -120,6 +121,8 @@ async def _read(
     routes = {listing: listing.partition("/")[0] for listing in listings}
     for source in OF_A_LISTING:
         events += await reader.events(source, routes)
+    of_key = {f"{listing}/{key}": shop for listing, shop in routes.items()}
+    events += await reader.events(TARGETS, of_key)
     if webhooks:
         orders = {_order(outcome) for outcome in outcomes} - {""}
         for source in OF_AN_ORDER:
@@ -188,7 +191,9 @@ async def _level(settings: Settings, key: str) -> StockRecord | None:
 
 def _event(kind: Kind, source: Any, record: Any) -> Event:
     after = record.after if kind is Kind.MOVEMENT else record
-    listing = source.key.decode() if kind in (Kind.TARGET, Kind.PUSH, Kind.DRIFT) else ""
+    listing = record.key if kind is Kind.TARGET else ""
+    if kind in (Kind.PUSH, Kind.DRIFT):
+        listing = source.key.decode()
     return Event(
         at=datetime.fromtimestamp(source.timestamp / 1000, UTC),
         kind=kind,

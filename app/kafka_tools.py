@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from app.records import (
     stock_key,
 )
 from app.settings import Settings, unavailable
+from tables import generations
 
 POLL_MS = 200
 
@@ -47,9 +49,15 @@ class KeyChange(Struct, frozen=True, kw_only=True):
     def describe(self) -> str:
         """One line for the preview."""
         key = stock_key(self.after.sku, self.after.location)
-        added = [listing.key for listing in self.after.listings if listing not in self.before]
-        removed = [listing.key for listing in self.before if listing not in self.after.listings]
-        return " ".join([key, *(f"+{one}" for one in added), *(f"-{one}" for one in removed)])
+        before, after = _undated(self.before), _undated(self.after.listings)
+        added = [listing.key for listing in after if listing not in before]
+        removed = [listing.key for listing in before if listing not in after]
+        told = [*(f"+{one}" for one in added), *(f"-{one}" for one in removed)]
+        return " ".join([key, *(told or ["is left to have what it lists"])])
+
+
+def _undated(listings: Iterable[Listing]) -> list[Listing]:
+    return [msgspec.structs.replace(one, generation=0) for one in listings]
 
 
 def read_listings(path: Path) -> list[Listings]:
@@ -77,15 +85,12 @@ def _listings(path: Path, key: str, entries: Any) -> Listings:
 
 async def listing_changes(settings: Settings, wanted: Iterable[Listings]) -> list[KeyChange]:
     """The keys whose listings differ from what stock.listings says now."""
-    known = {
-        key: msgspec.json.decode(value, type=Listings).listings
-        for key, value in (await last_values(settings, "stock.listings")).items()
-    }
-    changes = [
-        KeyChange(before=known.get(stock_key(one.sku, one.location).encode(), []), after=one)
-        for one in wanted
+    known = {stock_key(one.sku, one.location): one for one in await all_listings(settings)}
+    return [
+        KeyChange(before=known[key].listings if key in known else [], after=one)
+        for one in generations.changed(wanted, known, int(time.time() * 1000))
+        for key in [stock_key(one.sku, one.location)]
     ]
-    return [change for change in changes if change.before != change.after.listings]
 
 
 async def send_listings(settings: Settings, listings: Iterable[Listings]) -> None:

@@ -153,6 +153,7 @@ class Listing(Record, frozen=True, kw_only=True):
     threshold: Annotated[int, Meta(ge=0)] = 0  # with so many available units or fewer, nothing is listed
     off: bool = False  # the channel is never written
     by_sku: bool = False  # it is listed because of the item's SKU, and follows it; else by hand, and stays
+    generation: Annotated[int, Meta(ge=0)] = 0  # see ``tables.generations``; 0: nobody has said
 
     @property
     def key(self) -> str:
@@ -309,6 +310,7 @@ class Target(Record, frozen=True, kw_only=True):
     committed: int  # running total: see Moved
     physical_total: int  # running total: see Moved
     version: int  # of the stock record; a lower one than known is old
+    generation: int = 0  # of the listing; of two stock keys that speak of a listing the higher one has it
     imported_total: int = 0  # running total: see Moved
     adopted: int | None = None  # see Moved: the writer begins with it instead of a read
     off: bool = False  # never written: see Listing
@@ -320,6 +322,13 @@ class Target(Record, frozen=True, kw_only=True):
     def key(self) -> str:
         """The listing's key ``{shop}/{item}/{location_id}``."""
         return listing_key(self.shop, self.item, self.location_id)
+
+    @property
+    def record_key(self) -> str:
+        """The key of the target's record, ``{listing}/{stock key}``: the topic is compacted, and what two
+        stock keys say of a listing must not replace each other.
+        """
+        return f"{self.key}/{stock_key(self.sku, self.location)}"
 
 
 class LevelRead(Record, frozen=True, kw_only=True):

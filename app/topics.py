@@ -71,6 +71,7 @@ class Difference(Struct, frozen=True, kw_only=True):
 
 
 _STOCK, _LISTING = "{sku}@{location}", "{shop}/{item}/{location_id} by {shop}"
+_TARGET = "{shop}/{item}/{location_id}/{sku}@{location} by {shop}"
 
 TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(
@@ -84,7 +85,7 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name="stock.levels", key=_STOCK, kept=Kept.COMPACTED),
     TopicSpec(name="stock.ledger", key=_STOCK, kept=Kept.FOREVER),
     TopicSpec(name="stock.alerts", key=_STOCK, kept=Kept.RETENTION),
-    TopicSpec(name="shopify.targets", key=_LISTING, kept=Kept.COMPACTED),
+    TopicSpec(name="shopify.targets", key=_TARGET, kept=Kept.COMPACTED),
     TopicSpec(name="shopify.pushes", key=_LISTING, kept=Kept.RETENTION),
     TopicSpec(name="shopify.drift", key=_LISTING, kept=Kept.RETENTION),
     TopicSpec(name="shopify.corrections", key=_LISTING, kept=Kept.WEEK),

@@ -69,7 +69,7 @@ class Backlog:
                 location="main", available=wanted, wanted=wanted, committed=0, physical_total=0,
                 version=self.version,
             )  # fmt: skip
-            yield partition, (target.key.encode(), encode(target))
+            yield partition, (target.record_key.encode(), encode(target))
 
     @property
     def slow(self) -> range:

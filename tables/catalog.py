@@ -15,6 +15,7 @@ from enum import StrEnum
 from msgspec.structs import replace
 
 from app.records import Listing, ListingChange, Listings, Record, ShopItem, split_stock_key, stock_key
+from tables.generations import next_generation
 
 MAX_SKU_CHARACTERS = 255
 """Shopify's own limit for a SKU, and ours (``app.records.Sku``)."""
@@ -45,7 +46,7 @@ class Row(Record, frozen=True, kw_only=True):
     finding: Finding
     key: str = ""  # where it is listed, or should be
     listing: Listing | None = None  # as it should be, or that is to go; None: nothing follows by itself
-    to_key: str = ""  # ELSEWHERE: the key it moves to; empty where it is listed already
+    to_key: str = ""  # ELSEWHERE: the key that has it from now on
     detail: str = ""
 
 
@@ -88,10 +89,10 @@ def compare(
     return Comparison(shop=shop, items=len(items), unchanged=view.unchanged, rows=rows)
 
 
-def changes(comparison: Comparison, *, correlation_id: str = "") -> list[ListingChange]:
-    """The changes of ``stock.listings`` that follow; removals come first."""
+def changes(comparison: Comparison, now_ms: int, *, correlation_id: str = "") -> list[ListingChange]:
+    """The changes of ``stock.listings`` that follow, as of an instant; removals come first."""
     made = [
-        _change(key, row, removed=removed, correlation_id=correlation_id)
+        _change(key, row, now_ms, removed=removed, correlation_id=correlation_id)
         for row in comparison.rows
         for key, removed in _steps(row)
     ]
@@ -105,7 +106,12 @@ def merge(listings: Sequence[Listing], change: ListingChange) -> list[Listing]:
         return [one for one in listings if one.key != wanted.key]
     if all(one.key != wanted.key for one in listings):
         return [*listings, wanted]
-    return [replace(one, variant=wanted.variant) if one.key == wanted.key else one for one in listings]
+    return [
+        replace(one, variant=wanted.variant, generation=max(one.generation, wanted.generation))
+        if one.key == wanted.key
+        else one
+        for one in listings
+    ]
 
 
 def fits(sku: str) -> bool:
@@ -223,9 +229,8 @@ class _View:
         if not (self._move or listing.by_sku):
             detail += "; it was mapped by hand and stays"
             return Row(finding=Finding.ELSEWHERE, key=key, detail=detail)
-        to_key = "" if twice else wanted
         listing = replace(listing, by_sku=True)
-        return Row(finding=Finding.ELSEWHERE, key=key, listing=listing, to_key=to_key, detail=detail)
+        return Row(finding=Finding.ELSEWHERE, key=key, listing=listing, to_key=wanted, detail=detail)
 
     def of_proposals(self) -> Iterator[Row]:
         """What should be listed and is not."""
@@ -299,13 +304,16 @@ def _steps(row: Row) -> Iterator[tuple[str, bool]]:
             yield row.to_key, False
 
 
-def _change(key: str, row: Row, *, removed: bool, correlation_id: str) -> ListingChange:
-    assert row.listing is not None, "a finding that changes listings has one"
+def _change(key: str, row: Row, now_ms: int, *, removed: bool, correlation_id: str) -> ListingChange:
+    listing = row.listing
+    assert listing is not None, "a finding that changes listings has one"
+    if row.finding is not Finding.CHANGED and not removed:
+        listing = replace(listing, generation=next_generation(listing.generation, now_ms))
     sku, location = split_stock_key(key)
     return ListingChange(
         sku=sku,
         location=location,
-        listing=row.listing,
+        listing=listing,
         removed=removed,
         reason=f"{row.finding}: {row.detail}".removesuffix(": "),
         correlation_id=correlation_id,

@@ -109,19 +109,25 @@ def take_target(state: PushState | None, target: Target) -> PushState:
     """The state with a newer target; an older one changes nothing.
 
     A new listing whose stock was adopted is known as of that count, and all others are read first. One that
-    now shows another stock key has other totals, and one that was off was not followed: what is known of it
-    is read again. The key that a listing has left may say so after the new one has spoken.
+    now shows another stock key has other totals, and one that was off, or taken away and listed again, was not
+    followed: what is known of it is read again. The key that a listing has left may speak after the one that
+    has it now; its generation is lower then. Without generations only what it says last, that it is off, is
+    known for what it is.
     """
     if state is None:
         return _first(target)
-    moved = (target.sku, target.location) != (state.target.sku, state.target.location)
-    if moved and target.off:
+    if target.generation < state.target.generation:
         return state
-    if moved or _on_again(state, target):
-        imported, since = target.imported_total, target.occurred_at
-        return PushState(target=target, intent=state.intent, imported=imported, since=since)
+    if (target.sku, target.location) != (state.target.sku, state.target.location):
+        if target.off and target.generation == state.target.generation:
+            return state
+        return _anew(state, target, target.imported_total)
+    if target.generation > state.target.generation:
+        return _anew(state, target, state.imported)
     if target.version <= state.target.version:
         return state
+    if state.target.off and not target.off:
+        return _anew(state, target, state.imported)
     newer = replace(state, target=target, held="", noticed=None if target.off else state.noticed)
     behind = newer.intent or newer.offset is None or difference(newer)
     return replace(newer, since=(state.since or target.occurred_at) if behind else None)
@@ -141,8 +147,9 @@ def _first(target: Target) -> PushState:
     return state if state.offset is None or difference(state) else replace(state, since=None)
 
 
-def _on_again(state: PushState, target: Target) -> bool:
-    return state.target.off and not target.off and target.version > state.target.version
+def _anew(state: PushState, target: Target, imported: int) -> PushState:
+    """A listing of which nothing is known but the write under way, and the hand edits sent to its key."""
+    return PushState(target=target, intent=state.intent, imported=imported, since=target.occurred_at)
 
 
 def take_read(state: PushState, read: LevelRead, asked: int) -> PushState:

@@ -157,6 +157,13 @@ def set_listings(
     )
 
 
+def left_behind(record: StockRecord, listings: Listings) -> dict[str, int]:
+    """The units that open orders of listings hold that the key is going to lose: they stay with it."""
+    gone = {listing.key for listing in record.listings} - {listing.key for listing in listings.listings}
+    held = {listing: record.moved.get(listing, _NOT_MOVED).committed for listing in sorted(gone)}
+    return {listing: units for listing, units in held.items() if units}
+
+
 def channel_target(available: int, listing: Listing) -> int:
     """What a channel shows: its percentage of what is available, less its buffer, at most its maximum;
     nothing at or below its threshold.
@@ -172,7 +179,8 @@ def channel_target(available: int, listing: Listing) -> int:
 def targets(key: str, before: StockRecord, after: StockRecord) -> list[Target]:
     """The targets to publish after a change: listings that show, or whose shop moved, something else.
 
-    A listing that was taken away gets a last one, which says that it is never written.
+    A listing that was taken away gets a last one, which says that it is never written. When it is under
+    another key now, that key's targets have a higher generation, and win (``tables.generations``).
     """
     if after.opened_at is None:
         return []
@@ -514,6 +522,7 @@ def _target(
         committed=moved.committed,
         physical_total=moved.physical_total,
         version=record.version,
+        generation=listing.generation,
         imported_total=moved.imported_total,
         adopted=moved.adopted if _just_opened(record) else None,
         off=listing.off,

@@ -101,7 +101,8 @@ class Writer:
         target = pushes.fresh(decode_target(payload_of(source, Target)), transaction.now_ms)
         if target.off and target.shop not in self.clients.shops:
             return  # its listings were taken away with the shop
-        key = self.own_key(source, target.shop, target.key)
+        key = target.key.encode()  # which was the record's key as well before there were generations
+        self.own_key(source, target.shop, target.key if source.key == key else target.record_key)
         known = transaction.get(self.pushes, key)
         state = pushes.take_target(known, target)
         if state is not known:
@@ -327,7 +328,9 @@ class Writer:
         error = Rejected(
             f"{target.key}: refused {state.refusals} times (SKUSTREAM_MAX_REFUSALS): {state.held}"
         )
-        source = TargetRecord(timestamp=transaction.now_ms, key=key, value=encode(target))
+        source = TargetRecord(
+            timestamp=transaction.now_ms, key=target.record_key.encode(), value=encode(target)
+        )
         letter = self._app.dead_letter(source, error, transaction.now_ms)
         topic, route = f"dead-letters.{self._app.service}", target.shop.encode()
         transaction.emit(topic, key, letter.value, letter.headers, route)

@@ -181,8 +181,8 @@ class Bench:
     def letters(self) -> list[DeadLetter]:
         return self.emitted("dead-letters.shopify", DeadLetter)
 
-    def take(self, target: Target) -> None:
-        self._feed("shopify.targets", target.key, target, self.writer.take)
+    def take(self, target: Target, key: str = "") -> None:
+        self._feed("shopify.targets", key or target.record_key, target, self.writer.take)
 
     def correct(self, correction: Correction) -> None:
         self._feed("shopify.corrections", correction.key, correction, self.writer.correct)

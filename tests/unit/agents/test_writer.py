@@ -124,6 +124,16 @@ async def test_a_listing_that_was_adopted_long_ago_is_read(shop: Simulated) -> N
     assert (await shop.available(TEE), await shop.available(CAP)) == (7, 7)
 
 
+async def test_a_target_comes_under_its_listing_and_stock_key_or_as_before_under_its_listing() -> None:
+    writer = Bench(SOMEWHERE)
+    writer.take(target(TEE, 4))
+    writer.take(target(TEE, 5, version=2), key=f"{DOMAIN}/{TEE}/{MAIN}")
+    writer.take(target(TEE, 6, version=3), key=f"{DOMAIN}/{TEE}/{MAIN}/OTHER@main")
+    assert writer.state(TEE).target.wanted == 5
+    assert [str(error).partition(":")[0] for error in writer.refused] == ["shopify.targets"]
+    await writer.clients.close()
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -72,7 +72,7 @@ def test_a_new_listing_of_an_open_key_is_held_back() -> None:
         Row(finding=Finding.VANISHED, key="A@store", listing=other),
     ]
     found = divided(
-        Comparison(shop="a.myshopify.com", items=2, unchanged=0, rows=rows), [], {"A@main", "A@store"}
+        Comparison(shop="a.myshopify.com", items=2, unchanged=0, rows=rows), [], {"A@main", "A@store"}, 1
     )
     assert [change.key for change in found.held] == ["A@main"]
     assert [(change.key, change.removed) for change in found.changes] == [
@@ -80,7 +80,7 @@ def test_a_new_listing_of_an_open_key_is_held_back() -> None:
         ("B@main", False),
     ]
     known = [Listings(sku="X", location="main", listings=[listing])]
-    moved = divided(Comparison(shop="a.myshopify.com", items=2, unchanged=0, rows=rows), known, {"A@main"})
+    moved = divided(Comparison(shop="a.myshopify.com", items=2, unchanged=0, rows=rows), known, {"A@main"}, 1)
     assert moved.held == []  # it is written already
 
 

@@ -14,6 +14,7 @@ from tables.catalog import Comparison, Finding, changes, compare, fits, merge
 
 SHOP, OTHER = "a.myshopify.com", "b.myshopify.com"
 CODES = {1: "main", 2: "store"}
+NOW_MS = 1_800_000_000_000
 
 
 def item(number: int, sku: str, *locations: int, tracked: bool = True, inactive: int = 0) -> ShopItem:
@@ -148,17 +149,42 @@ def test_two_locations_with_one_code_cannot_be_told_apart() -> None:
 
 def test_what_is_listed_elsewhere_moves_with_its_rules_only_when_told() -> None:
     known = listed(X_at_main=[listing(1, 1, buffer=3), listing(5, 1, OTHER)])
-    assert changes(compare(SHOP, [item(1, "A", 1)], CODES, known)) == []
-    steps = changes(compare(SHOP, [item(1, "A", 1)], CODES, known, move=True))
+    assert changes(compare(SHOP, [item(1, "A", 1)], CODES, known), NOW_MS) == []
+    steps = changes(compare(SHOP, [item(1, "A", 1)], CODES, known, move=True), NOW_MS)
     assert apply(known, steps) == listed(
-        X_at_main=[listing(5, 1, OTHER)], A_at_main=[listing(1, 1, buffer=3, by_sku=True)]
+        X_at_main=[listing(5, 1, OTHER)],
+        A_at_main=[listing(1, 1, buffer=3, by_sku=True, generation=NOW_MS)],
     )
 
 
 def test_what_is_listed_by_its_sku_follows_it_untold() -> None:
     known = listed(X_at_main=[listing(1, 1, buffer=3, by_sku=True)])
-    steps = changes(compare(SHOP, [item(1, "A", 1)], CODES, known))
-    assert apply(known, steps) == listed(X_at_main=[], A_at_main=[listing(1, 1, buffer=3, by_sku=True)])
+    steps = changes(compare(SHOP, [item(1, "A", 1)], CODES, known), NOW_MS)
+    assert apply(known, steps) == listed(
+        X_at_main=[], A_at_main=[listing(1, 1, buffer=3, by_sku=True, generation=NOW_MS)]
+    )
+
+
+def test_the_generation_of_a_listing_rises_when_it_moves_whatever_the_clock_says() -> None:
+    ahead = NOW_MS + 5_000
+    known = listed(X_at_main=[listing(1, 1, by_sku=True, generation=ahead)])
+    _, put = changes(compare(SHOP, [item(1, "A", 1)], CODES, known), NOW_MS)
+    assert (put.key, put.listing.generation) == ("A@main", ahead + 1)
+
+
+def test_of_two_keys_that_list_an_item_the_one_that_keeps_it_has_the_higher_generation() -> None:
+    known = listed(
+        A_at_main=[listing(1, 1, by_sku=True, generation=5)],
+        X_at_main=[listing(1, 1, by_sku=True, generation=NOW_MS + 1)],
+    )
+    after = apply(known, changes(compare(SHOP, [item(1, "A", 1)], CODES, known), NOW_MS))
+    assert after == listed(A_at_main=[listing(1, 1, by_sku=True, generation=NOW_MS + 2)], X_at_main=[])
+
+
+def test_a_changed_variant_does_not_change_the_generation() -> None:
+    known = listed(A_at_main=[listing(1, 1, variant=7, generation=5)])
+    after = apply(known, changes(compare(SHOP, [item(1, "A", 1)], CODES, known), NOW_MS))
+    assert after == listed(A_at_main=[listing(1, 1, generation=5)])
 
 
 def test_items_that_nobody_asked_for_are_left_alone() -> None:
@@ -169,16 +195,16 @@ def test_items_that_nobody_asked_for_are_left_alone() -> None:
     assert [(str(row.finding), row.key) for row in gone.rows] == [("vanished", "A@main")]
     second = compare(SHOP, [item(3, "B", 1)], CODES, known, asked={3})
     assert second.counts == {"duplicate_sku": 1}
-    assert changes(second) == []
+    assert changes(second, NOW_MS) == []
 
 
 def test_two_items_that_swap_their_skus_swap_their_keys() -> None:
     known = listed(A_at_main=[listing(1, 1, buffer=1)], B_at_main=[listing(2, 1, buffer=2)])
     swapped = [item(1, "B", 1), item(2, "A", 1)]
-    steps = changes(compare(SHOP, swapped, CODES, known, move=True))
+    steps = changes(compare(SHOP, swapped, CODES, known, move=True), NOW_MS)
     assert apply(known, steps) == listed(
-        A_at_main=[listing(2, 1, buffer=2, by_sku=True)],
-        B_at_main=[listing(1, 1, buffer=1, by_sku=True)],
+        A_at_main=[listing(2, 1, buffer=2, by_sku=True, generation=NOW_MS)],
+        B_at_main=[listing(1, 1, buffer=1, by_sku=True, generation=NOW_MS)],
     )
 
 
@@ -187,12 +213,12 @@ def test_what_cannot_move_keeps_its_key_for_itself() -> None:
     known = listed(A_at_main=[listing(1, 1)])
     found = compare(SHOP, [item(1, "B", 1), item(2, "A", 1), item(3, "B", 1)], CODES, known, move=True)
     assert found.counts == {"duplicate_sku": 3}
-    assert changes(found) == []
+    assert changes(found, NOW_MS) == []
 
 
 def test_a_changed_variant_keeps_the_rules_that_a_person_changed_meanwhile() -> None:
     known = listed(A_at_main=[listing(1, 1, variant=7)])
-    [step] = changes(compare(SHOP, [item(1, "A", 1)], CODES, known))
+    [step] = changes(compare(SHOP, [item(1, "A", 1)], CODES, known), NOW_MS)
     ruled = listing(1, 1, variant=7, buffer=9, maximum=4)
     assert merge([ruled], step) == [listing(1, 1, buffer=9, maximum=4)]
 
@@ -242,9 +268,9 @@ def test_after_the_changes_nothing_is_left_to_change(
     items: list[ShopItem], known: list[Listings], move: bool
 ) -> None:
     before = compare(SHOP, items, CODES, known, move=move)
-    after = apply(known, changes(before))
+    after = apply(known, changes(before, NOW_MS))
     again = compare(SHOP, items, CODES, after, move=move)
-    assert changes(again) == []
+    assert changes(again, NOW_MS) == []
     _nobody_is_merged(known, after)
     _others_are_left_alone(known, after)
     _rules_stay(known, after)

@@ -6,7 +6,7 @@ from collections import deque
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from msgspec.structs import replace
@@ -89,6 +89,50 @@ def test_a_key_that_a_listing_has_left_does_not_stop_the_key_that_has_it_now() -
     assert pushes.take_target(state, left) is state
     first = pushes.take_target(read(PushState(target=target(7)), 7), left)
     assert pushes.take_target(first, now).target == now
+
+
+def test_a_late_target_of_the_key_that_a_listing_has_left_is_nothing() -> None:
+    has = replace(target(5), sku="HAT", generation=2)
+    late, off = (replace(target(7, version=9), off=off, generation=1) for off in (False, True))
+    state = read(pushes.take_target(None, has), 3)
+    assert pushes.take_target(state, late) is state
+    assert pushes.take_target(state, off) is state
+
+
+def test_a_listing_that_was_taken_away_and_is_listed_again_is_read_and_keeps_the_edits_under_way() -> None:
+    state = replace(read(PushState(target=replace(target(5), generation=1)), 5), imported=2)
+    again = pushes.take_target(state, replace(target(5, version=3), generation=2))
+    assert (pushes.need_of(again), again.imported) == (Need.READ, 2)
+
+
+@given(st.data())
+def test_the_key_that_has_a_listing_wins_in_any_order_and_after_any_compaction(data: st.DataObject) -> None:
+    keys = data.draw(st.lists(st.sampled_from(["A", "B", "C"]), min_size=1, max_size=5))
+    told: dict[str, list[Target]] = {}
+
+    def tell(sku: str, generation: int, *, off: bool) -> None:
+        stream = told.setdefault(sku, [])
+        one = replace(target(version=len(stream) + 1), sku=sku, generation=generation, off=off)
+        stream.append(one)
+
+    for generation, sku in enumerate(keys, 1):
+        for _ in range(data.draw(st.integers(1, 3))):
+            tell(sku, generation, off=False)
+        if generation < len(keys) or data.draw(st.booleans()):
+            tell(sku, generation, off=True)
+    last = told[keys[-1]][-1]
+    kept = {
+        sku: [one for one in stream[:-1] if data.draw(st.booleans())] + stream[-1:]
+        for sku, stream in told.items()
+    }
+    assert len({one.record_key for stream in kept.values() for one in stream}) == len(kept)
+    turns = data.draw(st.permutations([sku for sku, stream in kept.items() for _ in stream]))
+    streams = {sku: iter(stream) for sku, stream in kept.items()}
+    state = None
+    for sku in turns:
+        state = pushes.take_target(state, next(streams[sku]))
+    assert state is not None
+    assert state.target == last
 
 
 def test_a_read_is_not_used_when_something_shipped_meanwhile() -> None:

@@ -228,15 +228,25 @@ def test_a_changed_rule_publishes_the_listing_again() -> None:
 
 
 def test_a_listing_that_is_taken_away_is_told_to_be_off() -> None:
-    other = Listing(shop="b", item=9, variant=9, location_id=9)
+    other = Listing(shop="b", item=9, variant=9, location_id=9, generation=7)
     both = Listings(sku="TEE", location="main", listings=[LISTING, other])
     known = stock.set_listings(opened(10), both, now=NOW)
     fewer = stock.set_listings(known, replace(both, listings=[other]), now=NOW)
     told = {one.key: one.off for one in stock.targets("TEE@main", known, fewer)}
     assert told == {LISTING.key: True, other.key: False}
     none = stock.set_listings(fewer, replace(both, listings=[]), now=NOW)
-    assert [(one.key, one.off) for one in stock.targets("TEE@main", fewer, none)] == [(other.key, True)]
+    [last] = stock.targets("TEE@main", fewer, none)
+    assert (last.key, last.off, last.generation) == (other.key, True, 7)
     assert stock.targets("TEE@main", none, none) == []
+
+
+def test_orders_that_hold_units_of_a_listing_that_goes_are_told() -> None:
+    other = Listing(shop="b", item=9, variant=9, location_id=9)
+    both = Listings(sku="TEE", location="main", listings=[LISTING, other])
+    held = movement(MovementKind.COMMITTED, 3, cause=Cause(listing=LISTING.key))
+    record = apply(stock.set_listings(opened(10), both, now=NOW), held).record
+    assert stock.left_behind(record, replace(both, listings=[other])) == {LISTING.key: 3}
+    assert stock.left_behind(record, replace(both, listings=[LISTING])) == {}
 
 
 def test_an_imported_hand_edit_moves_the_totals_of_its_listing_whenever_it_happened() -> None:
