@@ -18,7 +18,6 @@ import structlog
 from prometheus_client import Counter
 
 from agents.listings import ListingFollower
-from agents.shopify import shop_of
 from agents.source import payload_of
 from app.errors import Rejected, Retry
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
@@ -34,6 +33,7 @@ from app.records import (
     correlation_of,
     encode,
     headers,
+    shop_of,
     stock_key,
 )
 from connectors.shopify.catalog import ITEMS_A_CALL, read_items

@@ -16,13 +16,12 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from app.records import Correction, Drift, ShopLevel
+from app.records import Correction, Drift, LevelRead, listing_parts
 from connectors.shopify.client import ShopClient
 from connectors.shopify.levels import all_levels, read_levels
 from tables import drift
 from tables.drift import Belief, Verdict
 from tables.edits import Policy
-from tables.pushes import listing_parts
 
 SECOND_READ_S = 3.0
 """Between the two readings of a listing that shall be corrected."""
@@ -128,7 +127,7 @@ class Comparison:
         """
         await self.beliefs.catch_up()
         unseen = set(self.beliefs.listings)
-        odd: dict[str, ShopLevel | None] = {}
+        odd: dict[str, LevelRead | None] = {}
         checked = 0
         async for listing, level in all_levels(self._client):
             unseen.discard(listing)
@@ -142,7 +141,7 @@ class Comparison:
         """Compare these listings of the shop; raises as ``sweep``."""
         wanted = dict.fromkeys(listings)
         await self.beliefs.catch_up()
-        levels = await read_levels(self._client, wanted)
+        levels = await self._read(wanted)
         return await self._compared("sample", levels, len(levels), known(), wanted.keys())
 
     async def correctable(self, found: Iterable[Drift]) -> list[Correctable]:
@@ -152,9 +151,9 @@ class Comparison:
             return []
         await self.beliefs.catch_up()
         before = {listing: self.beliefs.listings.get(listing) for listing in wanted}
-        first = await read_levels(self._client, wanted)
+        first = await self._read(wanted)
         await self._sleep(SECOND_READ_S)
-        second = await read_levels(self._client, wanted)
+        second = await self._read(wanted)
         await self.beliefs.catch_up()
         return [
             self._correctable(one, belief, level)
@@ -164,10 +163,17 @@ class Comparison:
             and self._still(one, belief, level, self.beliefs.listings.get(listing), second[listing])
         ]
 
+    async def _read(self, listings: Iterable[str]) -> dict[str, LevelRead | None]:
+        """The levels of listings; None: there is no such level."""
+        read = await read_levels(self._client, listings)
+        return {
+            listing: level if level is not None and level.exists else None for listing, level in read.items()
+        }
+
     async def _compared(
         self,
         by: str,
-        levels: Mapping[str, ShopLevel | None],
+        levels: Mapping[str, LevelRead | None],
         checked: int,
         known: Known,
         looked_at: Container[str] | None,
@@ -195,7 +201,7 @@ class Comparison:
             gone=[one for one in over if drift.news(known[one.key], one)],
         )
 
-    def _judge(self, listing: str, level: ShopLevel | None, known: Drift | None) -> Verdict | None:
+    def _judge(self, listing: str, level: LevelRead | None, known: Drift | None) -> Verdict | None:
         belief, shop = self.beliefs.listings.get(listing), self._client.shop
         if shop.shadow or listing_parts(listing)[2] in shop.shadow_locations:
             return None
@@ -203,14 +209,14 @@ class Comparison:
         return drift.judge(belief, level, known=known, now_ms=now_ms, settle_ms=settle_ms)
 
     def _still(
-        self, one: Drift, before: Belief, first: ShopLevel, after: Belief | None, second: ShopLevel | None
+        self, one: Drift, before: Belief, first: LevelRead, after: Belief | None, second: LevelRead | None
     ) -> bool:
         verdict = self._judge(one.key, second, one)
         same = verdict is not None and not drift.news(one, replace(one, **verdict._asdict()))
         now_ms, quiet_ms = int(self._clock() * 1000), int(self._limits.quiet_s * 1000)
         return same and drift.quiet(before, first, after, second, now_ms=now_ms, quiet_ms=quiet_ms)
 
-    def _correctable(self, one: Drift, belief: Belief, level: ShopLevel) -> Correctable:
+    def _correctable(self, one: Drift, belief: Belief, level: LevelRead) -> Correctable:
         now = self._now()
         expires_at = now + timedelta(seconds=CORRECTION_LIFE_S)
         correction = drift.correction_of(one, belief, level, expires_at=expires_at)

@@ -23,10 +23,9 @@ from prometheus_client import Counter, Gauge
 from agents.beliefs import Beliefs
 from agents.comparison import Compared, Comparison, Correctable, Limits, small
 from agents.schedule import Schedule
-from agents.shopify import shop_of
 from agents.source import own_key, payload_of
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
-from app.records import Correction, Drift, DriftClass, encode, headers
+from app.records import Correction, Drift, DriftClass, encode, headers, shop_of
 from connectors.shopify.client import ShopClients
 from tables import drift
 

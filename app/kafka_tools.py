@@ -31,6 +31,7 @@ from app.records import (
     StockRecord,
     encode,
     headers,
+    shop_of,
     split_stock_key,
     stock_key,
 )
@@ -142,13 +143,13 @@ async def levels(settings: Settings) -> dict[str, StockRecord]:
 
 async def send_drift(settings: Settings, found: Iterable[Drift]) -> None:
     """Write differences to shopify.drift."""
-    await _send(settings, "shopify.drift", ((one.key, one, "") for one in found), route=shop_of_listing)
+    await _send(settings, "shopify.drift", ((one.key, one, "") for one in found), route=shop_of)
 
 
 async def send_corrections(settings: Settings, corrections: Iterable[Correction]) -> None:
     """Ask the writer for corrections."""
     records = ((one.key, one, one.correlation_id) for one in corrections)
-    await _send(settings, "shopify.corrections", records, route=shop_of_listing)
+    await _send(settings, "shopify.corrections", records, route=shop_of)
 
 
 async def send_controls(settings: Settings, controls: Iterable[Control]) -> None:
@@ -162,7 +163,7 @@ async def send_redactions(settings: Settings, redactions: Iterable[Redaction]) -
 
 
 async def send_tombstones(
-    settings: Settings, topic: str, keys: Iterable[str], route: Callable[[str], str] = str
+    settings: Settings, topic: str, keys: Iterable[str], route: Callable[[bytes], bytes] = bytes
 ) -> None:
     """Take keys out of a compacted topic; ``route`` is the part of a key that is hashed."""
     await _send(settings, topic, ((key, None, "") for key in keys), route=route)
@@ -189,14 +190,14 @@ async def _send(
     settings: Settings,
     topic: str,
     records: Iterable[tuple[str, Record | None, str]],
-    route: Callable[[str], str] = str,
+    route: Callable[[bytes], bytes] = bytes,
 ) -> None:
     """Write records, None as a tombstone; ``route`` is the part of a key that is hashed."""
     producer = AIOKafkaProducer(**settings.kafka_options(), acks="all", enable_idempotence=True, linger_ms=5)
     async with _started(producer, settings):
         sent = []
         for key, record, correlation_id in records:
-            partition = partition_of(route(key).encode(), settings.partitions)
+            partition = partition_of(route(key.encode()), settings.partitions)
             head = headers(record, correlation_id) if record is not None else []
             value = encode(record) if record is not None else None
             sent.append(await producer.send(topic, value, key.encode(), partition=partition, headers=head))
@@ -242,11 +243,6 @@ async def last_values(
     async for records in read_topic(settings, topic, partitions):
         values.update((record.key, record.value) for record in records)
     return {key: value for key, value in values.items() if value is not None}
-
-
-def shop_of_listing(key: str) -> str:
-    """The part of a listing's key that is hashed."""
-    return key.partition("/")[0]
 
 
 @asynccontextmanager

@@ -21,13 +21,12 @@ from agents.comparison import Comparison, small
 from app import kafka_tools, topics
 from app.errors import Misconfigured, UnknownShop
 from app.exactly_once.partitioner import partition_of
-from app.records import Drift, DriftClass
+from app.records import Drift, DriftClass, listing_parts
 from app.services import limits_of
 from app.settings import Settings, unavailable
 from app.shops import load_shops
 from connectors.shopify.client import ShopClients
 from tables import drift
-from tables.pushes import listing_parts
 
 T = TypeVar("T")
 

@@ -337,12 +337,19 @@ class LevelRead(Record, frozen=True, kw_only=True):
     available: int = 0
     committed: int = 0
     active: bool = True  # an inactive level is written without an error, and sells nothing
+    tracked: bool = True  # whether the shop counts the item at all
     updated_at: str = ""  # the level's own, as the shop writes it: equal while nothing has changed
+    changed_ms: int = 0  # when the shop last changed what is available, epoch
 
     @property
     def units(self) -> int:
         """``available + committed``: what placing and cancelling orders does not change."""
         return self.available + self.committed
+
+    @property
+    def exists(self) -> bool:
+        """Whether the shop has, or had, such a level."""
+        return bool(self.updated_at)
 
 
 class PushResult(StrEnum):
@@ -687,16 +694,6 @@ class CatalogChange(Record, frozen=True, kw_only=True):
     fulfillment_order_line_items_requested: list[CatalogRef] | None = None
 
 
-class ShopLevel(Struct, frozen=True, kw_only=True, gc=False):
-    """What a shop has of an item at a location, as it was read; in units."""
-
-    available: int
-    committed: int
-    active: bool  # whether the shop sells from it
-    tracked: bool = True  # whether the shop counts the item at all
-    changed_ms: int = 0  # when the shop last changed what is available, epoch
-
-
 class PrivacyRequest(Record, frozen=True, kw_only=True):
     """``customers/data_request``, ``customers/redact`` and ``shop/redact``: what it is about, not whom.
 
@@ -769,6 +766,17 @@ def split_stock_key(key: str) -> tuple[str, str]:
 def listing_key(shop: str, item: int, location_id: int) -> str:
     """``{shop}/{item}/{location_id}``."""
     return f"{shop}/{item}/{location_id}"
+
+
+def listing_parts(listing: str) -> tuple[str, int, int]:
+    """The shop, the inventory item id and the location id of a listing's key."""
+    shop, item, location_id = listing.rsplit("/", 2)
+    return shop, int(item), int(location_id)
+
+
+def shop_of(key: bytes) -> bytes:
+    """The part before the first ``/`` of a key: where that alone is hashed, all of a shop is one lane."""
+    return key.partition(b"/")[0]
 
 
 _encoder = msgspec.json.Encoder()

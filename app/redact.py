@@ -23,9 +23,8 @@ from app.kafka_tools import (
     send_listing_changes,
     send_redactions,
     send_tombstones,
-    shop_of_listing,
 )
-from app.records import Listing, ListingChange, Redaction
+from app.records import Listing, ListingChange, Redaction, shop_of
 from app.settings import Settings
 from app.shops import Shop
 from app.topics import TOPICS, Kept
@@ -105,7 +104,7 @@ async def redact(
         if held.listings:
             await send_listing_changes(settings, held.listings)
         elif not held.levels:
-            await send_tombstones(settings, TARGETS, held.keys.get(TARGETS, ()), route=shop_of_listing)
+            await send_tombstones(settings, TARGETS, held.keys.get(TARGETS, ()), route=shop_of)
             if held.keys.keys() - {TARGETS}:
                 await send_redactions(settings, redactions(domain, settings.partitions))
         await sleep(PAUSE_S)

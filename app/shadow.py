@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
-
 import msgspec
 from msgspec import Struct
 
 from app.exactly_once.partitioner import partition_of
 from app.kafka_tools import read_topic
-from app.records import LevelRead
 from app.settings import Settings
 from app.shops import Shop
 from connectors.shopify.client import ShopClient
-from tables.pushes import PushState, listing_parts
+from connectors.shopify.levels import read_levels
+from tables.pushes import PushState
 
 STATES = "skustream.shopify.pushes"
 """The changelog of the writer's table: the newest target of each listing, and what was told of it."""
@@ -46,7 +43,11 @@ async def shadow_report(settings: Settings, shop: Shop) -> list[Shadowed]:
         Retry, Rejected: when the shop cannot be read.
     """
     states = await _states(settings, shop)
-    found = await _levels(shop, states)
+    client = ShopClient(shop)
+    try:
+        found = await read_levels(client, states)
+    finally:
+        await client.close()
     return [
         Shadowed(
             listing=listing,
@@ -74,19 +75,3 @@ def _in_shadow(shop: Shop, state: PushState) -> bool:
     target = state.target
     inside = shop.shadow or target.location_id in shop.shadow_locations
     return inside and target.shop == shop.domain and not target.off
-
-
-async def _levels(shop: Shop, listings: Iterable[str]) -> dict[str, LevelRead | None]:
-    by_location: dict[int, dict[int, str]] = defaultdict(dict)
-    for listing in listings:
-        _, item, location_id = listing_parts(listing)
-        by_location[location_id][item] = listing
-    client = ShopClient(shop)
-    found: dict[str, LevelRead | None] = {}
-    try:
-        for location_id, items in by_location.items():
-            read = await client.levels(location_id, items)
-            found.update((items[item], level) for item, level in read.items())
-    finally:
-        await client.close()
-    return found

@@ -51,7 +51,7 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from app.records import Correction, Drift, DriftClass, ShopLevel
+from app.records import Correction, Drift, DriftClass, LevelRead, listing_parts
 from tables import pushes
 from tables.edits import Policy
 from tables.pushes import Need, PushState
@@ -132,7 +132,7 @@ def _busy(state: PushState) -> str:
 
 def judge(
     belief: Belief | None,
-    level: ShopLevel | None,
+    level: LevelRead | None,
     *,
     known: Drift | None = None,
     now_ms: int,
@@ -157,7 +157,7 @@ def judge(
         return inactive
     if belief.units is None or belief.busy:
         return Verdict(DriftClass.PUSH_IN_FLIGHT, detail=belief.busy)
-    units_off = level.available + level.committed - belief.units
+    units_off = level.units - belief.units
     committed_off = level.committed - belief.committed
     if belief.left:
         return Verdict(DriftClass.MERCHANT_EDIT, units_off, committed_off, "the level is active again")
@@ -174,7 +174,7 @@ def judge(
     return _physical(belief, level, rest, known, now_ms - settle_ms)
 
 
-def _unmapped(belief: Belief | None, level: ShopLevel | None) -> Verdict | None:
+def _unmapped(belief: Belief | None, level: LevelRead | None) -> Verdict | None:
     if belief is not None and belief.off:
         return None
     if belief is not None and belief.held:
@@ -186,7 +186,7 @@ def _unmapped(belief: Belief | None, level: ShopLevel | None) -> Verdict | None:
     return Verdict(DriftClass.UNMAPPED, detail="no listing of ours names this level")
 
 
-def _inactive(belief: Belief, level: ShopLevel) -> Verdict | None:
+def _inactive(belief: Belief, level: LevelRead) -> Verdict | None:
     if (level.active and level.tracked) or (not belief.wanted and level.available <= 0):
         return None
     why = "the item is not tracked" if not level.tracked else "the level is deactivated"
@@ -194,7 +194,7 @@ def _inactive(belief: Belief, level: ShopLevel) -> Verdict | None:
 
 
 def _physical(
-    belief: Belief, level: ShopLevel, units_off: int, known: Drift | None, settled_ms: int
+    belief: Belief, level: LevelRead, units_off: int, known: Drift | None, settled_ms: int
 ) -> Verdict:
     """The class of a difference that no order makes; what is younger than ``settled_ms`` may be told yet."""
     same = known if known is not None and known.units_off == units_off else None
@@ -212,11 +212,11 @@ def _physical(
 
 
 def drift_of(
-    listing: str, belief: Belief | None, level: ShopLevel | None, verdict: Verdict, known: Drift | None, *,
+    listing: str, belief: Belief | None, level: LevelRead | None, verdict: Verdict, known: Drift | None, *,
     now: datetime, by: str,
 ) -> Drift:  # fmt: skip
     """The record of a difference; one that is as it was keeps its age and its corrections."""
-    shop, item, location_id = pushes.listing_parts(listing)
+    shop, item, location_id = listing_parts(listing)
     same = known is not None and (_same(known, verdict) or _lasts(known, verdict))
     return Drift(
         shop=shop,
@@ -310,10 +310,11 @@ def may_look(found: Drift, *, policy: Policy, settle_ms: int) -> bool:
     return found.kind is DriftClass.MERCHANT_EDIT
 
 
-def correction_of(found: Drift, belief: Belief, level: ShopLevel, *, expires_at: datetime) -> Correction:
+def correction_of(found: Drift, belief: Belief, level: LevelRead, *, expires_at: datetime) -> Correction:
     """What the writer is asked to do about a difference; the same one, read the same, has the same id."""
-    units = level.available + level.committed
-    facts = f"{found.key} {belief.version} {level.available} {units} {found.since.isoformat()} {found.hops}"
+    facts = (
+        f"{found.key} {belief.version} {level.available} {level.units} {found.since.isoformat()} {found.hops}"
+    )
     return Correction(
         shop=found.shop,
         item=found.item,
@@ -321,7 +322,7 @@ def correction_of(found: Drift, belief: Belief, level: ShopLevel, *, expires_at:
         id=f"reconcile-{blake2b(facts.encode(), digest_size=16).hexdigest()}",
         action="set",
         available=level.available,
-        units=units,
+        units=level.units,
         physical_total=belief.physical_total,
         target_version=belief.version,
         hops=found.hops,
@@ -345,9 +346,9 @@ def look_of(found: Drift, *, expires_at: datetime) -> Correction:
 
 def quiet(
     before: Belief,
-    first: ShopLevel,
+    first: LevelRead,
     again: Belief | None,
-    second: ShopLevel | None,
+    second: LevelRead | None,
     *,
     now_ms: int,
     quiet_ms: int,

@@ -18,7 +18,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from app.records import Correction, Instant, LevelRead, Push, PushResult, Record, Target
+from app.records import Correction, Instant, LevelRead, Push, PushResult, Record, Target, listing_parts
 from tables.stock import ADOPTION_LIFE
 
 MAX_ENTRIES = 250
@@ -109,10 +109,10 @@ def take_target(state: PushState | None, target: Target) -> PushState:
     """The state with a newer target; an older one changes nothing.
 
     A new listing whose stock was adopted is known as of that count, and all others are read first. One that
-    now shows another stock key has other totals, and one that was off, or taken away and listed again, was not
-    followed: what is known of it is read again. The key that a listing has left may speak after the one that
-    has it now; its generation is lower then. Without generations only what it says last, that it is off, is
-    known for what it is.
+    now shows another stock key has other totals, and one that was off, or taken away and listed again, was
+    not followed: what is known of it is read again. The key that a listing has left may speak after the one
+    that has it now; its generation is lower then. Without generations only what it says last, that it is off,
+    is known for what it is.
     """
     if state is None:
         return _first(target)
@@ -340,12 +340,6 @@ def correcting_entry(state: PushState) -> Entry | None:
     assert state.offset is not None, "asked only of a listing that was read"
     delta = difference(state)
     return entry_of(state, offset=state.offset + delta) if delta else None
-
-
-def listing_parts(listing: str) -> tuple[str, int, int]:
-    """The shop, the inventory item id and the location id of a listing's key."""
-    shop, item, location_id = listing.rsplit("/", 2)
-    return shop, int(item), int(location_id)
 
 
 def push_of(entry: Entry, intent: str, result: PushResult, *, at: datetime, error: str = "") -> Push:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
-from app.records import Correction, encode
-from tables.pushes import Entry, Intent, listing_parts
+from app.records import Correction, encode, listing_parts
+from tables.pushes import Entry, Intent
 
 
 def intent_key(intent: Intent) -> bytes:

@@ -18,6 +18,7 @@ from agents.shopify.plan import ACTIVATE, ADJUST, LEVELS, SET, Activate, Read, S
 from agents.shopify.waiting import Queue, Waiting
 from app.errors import OutcomeUnknown, Rejected, Retry
 from app.exactly_once import App, Lane
+from app.records import listing_parts
 from connectors.shopify.budget import FIRST_COST, Reservation
 from connectors.shopify.client import CallRefused, ShopClient, ShopUnavailable, Throttled, UserFault
 from tables import pushes, reactions
@@ -283,7 +284,7 @@ class Pump:
         return await self._called(kind, size, reserved, send)
 
     async def _read(self, read: Read) -> None:
-        by_item = {pushes.listing_parts(asked.listing)[1]: asked.listing for asked in read.listings}
+        by_item = {listing_parts(asked.listing)[1]: asked.listing for asked in read.listings}
 
         async def look(points: Reservation) -> dict[str, Any]:
             found = await self._client.levels(read.location_id, by_item, points)

@@ -29,6 +29,7 @@ from app.records import (
     Target,
     encode,
     headers,
+    shop_of,
 )
 from connectors.shopify.client import ShopClients, UserFault
 from tables import edits, pushes
@@ -450,8 +451,3 @@ class TargetRecord(msgspec.Struct, kw_only=True):
 def _age(state: PushState) -> float:
     """For sorting: the listing whose target is the oldest comes first."""
     return state.target.updated_at.timestamp() if state.target.updated_at is not None else 0.0
-
-
-def shop_of(key: bytes) -> bytes:
-    """The part of a listing's key that is hashed: all of a shop is one lane."""
-    return key.partition(b"/")[0]

@@ -30,7 +30,7 @@ READ_COSTS = {
     "ChangedOrders": 100.0,
     "Items": 36.0,
     "ItemLevels": 101.0,
-    "LevelStates": 2.0,
+    "Levels": 2.0,
 }
 """What reads ask for, by document and for each entry, before the first answer tells it: an object is one
 point and a connection as many as its page has nodes (shopify.dev "API limits"). A test prices the documents

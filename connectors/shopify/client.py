@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Literal
 
 import aiohttp
@@ -47,8 +48,8 @@ THROTTLED_TRIES = 10
 """Of a read: each waits at least a second, so a bucket of 1000 points fills meanwhile, whoever else calls."""
 READ_LOOK_S = 0.1
 """A read that waits for points looks again so often: an answer gives back most of what its call reserved."""
-LEVELS_A_READ = 100
-"""Items of one read: its cost stays far below the 1000 points of a single query."""
+LEVELS_A_READ = 80
+"""Items of one read at one location: see ``budget.READ_COSTS``."""
 ROUTED_A_READ = 3
 """Orders whose fulfilment orders are read in one call, with the next two: see ``budget.READ_COSTS``."""
 FULFILLMENT_ORDERS_A_READ = 3
@@ -566,19 +567,25 @@ def _name_of(document: GraphQLRequest) -> str:
     return operation.name.value if operation is not None and operation.name is not None else "unnamed"
 
 
+def level_read(told: Mapping[str, Any], *, tracked: bool) -> LevelRead:
+    """A level as the shop tells it. Not every quantity has a time of its own (``InventoryQuantity``)."""
+    quantities = {one["name"]: one for one in told["quantities"]}
+    changed_at = quantities["available"]["updatedAt"] or told["updatedAt"]
+    return LevelRead(
+        available=quantities["available"]["quantity"],
+        committed=quantities["committed"]["quantity"],
+        active=told["isActive"],
+        tracked=tracked,
+        updated_at=told["updatedAt"],
+        changed_ms=int(datetime.fromisoformat(changed_at).timestamp() * 1000),
+    )
+
+
 def _level(node: Mapping[str, Any] | None) -> LevelRead | None:
     if not node:
         return None
     level = node["inventoryLevel"]
-    if level is None:
-        return LevelRead(active=False)
-    told = {each["name"]: each["quantity"] for each in level["quantities"]}
-    return LevelRead(
-        available=told["available"],
-        committed=told["committed"],
-        active=level["isActive"],
-        updated_at=level["updatedAt"],
-    )
+    return level_read(level, tracked=node["tracked"]) if level else LevelRead(active=False)
 
 
 def _number(gid: str) -> int:

@@ -39,10 +39,11 @@ query Levels($items: [ID!]!, $location: ID!) {
   nodes(ids: $items) {
     ... on InventoryItem {
       id
+      tracked
       inventoryLevel(locationId: $location, includeInactive: true) {
         isActive
         updatedAt
-        quantities(names: ["available", "committed"]) { name quantity }
+        quantities(names: ["available", "committed"]) { name quantity updatedAt }
       }
     }
   }
@@ -191,22 +192,6 @@ query BulkPoll($id: ID!) {
 BULK_CANCEL = gql("""
 mutation BulkCancel($id: ID!) {
   bulkOperationCancel(id: $id) { bulkOperation { id status } userErrors { field message } }
-}
-""")
-
-LEVEL_STATES = gql("""
-query LevelStates($items: [ID!]!, $location: ID!) {
-  nodes(ids: $items) {
-    ... on InventoryItem {
-      id
-      tracked
-      inventoryLevel(locationId: $location, includeInactive: true) {
-        isActive
-        updatedAt
-        quantities(names: ["available", "committed"]) { name quantity updatedAt }
-      }
-    }
-  }
 }
 """)
 

@@ -14,12 +14,23 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from agents.shopify.pump import Pump
-from agents.shopify.writer import Writer, shop_of
+from agents.shopify.writer import Writer
 from app.dead_letters import dead_letter
 from app.errors import LaneLost, Rejected
 from app.exactly_once.store import Table
 from app.exactly_once.transaction import Transaction
-from app.records import Correction, DeadLetter, LevelChange, Push, PushResult, Record, Target, encode, headers
+from app.records import (
+    Correction,
+    DeadLetter,
+    LevelChange,
+    Push,
+    PushResult,
+    Record,
+    Target,
+    encode,
+    headers,
+    shop_of,
+)
 from app.shops import Shop
 from connectors.shopify.client import ShopClients
 from tables.pushes import Intent, PushState

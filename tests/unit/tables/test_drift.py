@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from app.records import Drift, DriftClass, ShopLevel, Target
+from app.records import Drift, DriftClass, LevelRead, Target
 from tables.drift import (
     MAX_HOPS,
     REMEMBERED,
@@ -38,7 +38,7 @@ BELIEF = Belief(
     sku="TEE", location="main", wanted=10, available=10, committed=2, physical_total=-4, version=7,
     units=12, changed_ms=NOW_MS - 2 * HOUR_MS,
 )  # fmt: skip
-LEVEL = ShopLevel(available=10, committed=2, active=True, changed_ms=NOW_MS - 2 * HOUR_MS - 200)
+LEVEL = LevelRead(available=10, committed=2, active=True, changed_ms=NOW_MS - 2 * HOUR_MS - 200)
 """What the shop has when everything is as believed and wanted."""
 
 
@@ -263,7 +263,7 @@ def test_units_that_left_with_their_order_are_not_the_same_that_are_off_without_
     assert drift_of(LISTING, BELIEF, level, verdict, shipped, now=NOW, by="sample").since == NOW
 
 
-def still(before: Belief, first: ShopLevel, again: Belief | None, second: ShopLevel | None) -> bool:
+def still(before: Belief, first: LevelRead, again: Belief | None, second: LevelRead | None) -> bool:
     return quiet(before, first, again, second, now_ms=NOW_MS, quiet_ms=QUIET_MS)
 
 

@@ -41,7 +41,7 @@ def test_calls_under_way_are_spoken_for_and_what_can_wait_leaves_a_tenth() -> No
     budget = Budget(clock)
     budget.learn(cost(500))
     for _ in range(10):
-        budget.begin("Levels", 10)  # 30 points each, as long as nothing is known
+        budget.begin("Adjust", 10)  # 30 points each, as long as nothing is known
     assert budget.available == 200
     assert budget.wait_s(20) == pytest.approx(0.2)
     assert budget.wait_s(20, urgent=True) == 0

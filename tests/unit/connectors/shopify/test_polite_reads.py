@@ -44,7 +44,7 @@ ASKED: dict[str, tuple[Any, dict[str, Any], int]] = {
     "ChangedOrders": (documents.CHANGED_ORDERS, {"first": changed_orders.PAGE}, 1),
     "Items": (documents.ITEMS, {"items": ENTRIES, "levels": catalog.LEVELS_A_CALL}, catalog.ITEMS_A_CALL),
     "ItemLevels": (documents.ITEM_LEVELS, {"first": catalog.LEVELS_A_PAGE}, 1),
-    "LevelStates": (documents.LEVEL_STATES, {"items": ENTRIES}, levels.LEVELS_A_READ),
+    "Levels": (documents.LEVELS, {"items": ENTRIES}, client.LEVELS_A_READ),
 }
 """Each read with the sizes that it is asked with, and how many entries one call has at most."""
 

@@ -112,9 +112,7 @@ async def bench(shop: Simulated, memory: Memory | None = None, **fields: Any) ->
 
 def listing(item: int, location: int = MAIN, **more: Any) -> Listing:
     variant = {TEE: 9001, CAP: 9002}.get(item, item + 1)
-    return Listing(
-        shop=DOMAIN, item=item, variant=variant, location_id=location, **{"by_sku": True, **more}
-    )
+    return Listing(shop=DOMAIN, item=item, variant=variant, location_id=location, **{"by_sku": True, **more})
 
 
 async def calls(shop: Simulated) -> int:
