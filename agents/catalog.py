@@ -1,25 +1,26 @@
 """The catalog agent: webhooks of items, levels and locations in, changes of listings out.
 
 A webhook only says where to look: the item is read again, laid beside its listings (``tables.catalog``), and
-what follows goes to ``stock.listing-changes``. Nothing is listed of a shop of which a person has listed
+what follows goes to ``stock.listing-changes``. That a product was deleted says nothing of its items, and the
+shop cannot be asked any more: so the ids of all its items are read, and listed items that are missing among
+them are read like any other. Nothing is listed of a shop of which a person has listed
 nothing yet (``skustream catalog sync --apply``), or whose locations have no codes.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import msgspec
 import structlog
 from prometheus_client import Counter
 
+from agents.catalog_reads import QUIET_S, IdReader, ItemReader
 from agents.listings import ListingFollower
 from agents.source import payload_of
-from app.errors import Rejected, Retry
+from app.errors import Rejected
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
     CatalogChange,
@@ -36,16 +37,15 @@ from app.records import (
     shop_of,
     stock_key,
 )
-from connectors.shopify.catalog import ITEMS_A_CALL, read_items
 from connectors.shopify.client import ShopClients
 from tables.catalog import Comparison, changes, compare, fits
 from tables.listings import ListingIndex
 
-READ_BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 SENT_MS = 60_000
 """How long a change that was sent counts as made before it has come round: it takes a second."""
 ITEMS = frozenset({"inventory_items/create", "inventory_items/update"})
 PRODUCTS = frozenset({"products/create", "products/update"})
+DELETED_PRODUCT = "products/delete"
 LEVELS = frozenset({"inventory_levels/connect", "inventory_levels/disconnect"})
 LOCATIONS = frozenset({"locations/activate", "locations/deactivate", "locations/delete"})
 
@@ -67,10 +67,10 @@ class SeenItem(Record, frozen=True, kw_only=True):
 
 
 class WantedItem(Record, frozen=True, kw_only=True):
-    """An item that must be read (table ``item_reads``)."""
+    """An item that must be read (table ``item_reads``), or a shop's ids of all items (``id_reads``)."""
 
     times: int  # how often it was wanted: tells a read asked before a webhook from one asked after
-    correlation_id: str = ""
+    correlation_id: str = ""  # of the last webhook
 
 
 def register(app: App, clients: ShopClients, listings: ListingFollower[ListingIndex]) -> None:
@@ -91,16 +91,21 @@ def register(app: App, clients: ShopClients, listings: ListingFollower[ListingIn
 
 
 class CatalogKeeper:
-    """Decides webhooks and reads of items over the tables ``items`` and ``item_reads``."""
+    """Decides webhooks and reads of items over the tables ``items``, ``item_reads`` and ``id_reads``."""
 
-    def __init__(self, app: App, clients: ShopClients, index: ListingIndex) -> None:
+    def __init__(
+        self, app: App, clients: ShopClients, index: ListingIndex, *, quiet_s: float = QUIET_S
+    ) -> None:
         self.items: Table[SeenItem] = app.state_table("items", SeenItem)
         self.item_reads: Table[WantedItem] = app.state_table("item_reads", WantedItem)
+        self.id_reads: Table[WantedItem] = app.state_table("id_reads", WantedItem)
         self._shops = clients.shops
         self._index = index
         self._reader = ItemReader(app, clients, self)
+        self._ids = IdReader(app, clients, self, quiet_s)
         app.on_lane_opened(self._open)
         app.on_lane_closed(self._reader.close)
+        app.on_lane_closed(self._ids.close)
 
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
         """Note the items that a webhook says have changed."""
@@ -110,8 +115,11 @@ class CatalogKeeper:
         shop = self._shops.get(envelope.shop)
         if shop is None or not shop.locations or not self._index.lists(shop.domain):
             return
+        correlation_id = correlation_of(source.headers)
+        if envelope.topic == DELETED_PRODUCT:
+            self._want_ids(transaction, shop.domain, correlation_id)
         for item in sorted(self._changed(transaction, envelope)):
-            self._want(transaction, shop.domain, item, correlation_of(source.headers))
+            self._want(transaction, shop.domain, item, correlation_id)
 
     def answer(
         self,
@@ -128,6 +136,17 @@ class CatalogKeeper:
             self._settle(transaction, shop, number, item, correlation_id)
             if wanted is not None and wanted.times == asked[number]:
                 transaction.delete(self.item_reads, key)
+
+    def compare_ids(self, transaction: Transaction, shop: str, there: Set[int], asked: int) -> None:
+        """Take the ids of all items that a shop has; ``asked`` is how often they were wanted before."""
+        key = shop.encode()
+        wanted = transaction.get(self.id_reads, key)
+        missing = self._index.items_of(shop) - there
+        for item in sorted(missing):
+            self._want(transaction, shop, item, wanted.correlation_id if wanted is not None else "")
+        if wanted is not None and wanted.times == asked:
+            transaction.delete(self.id_reads, key)
+        log.info("the items of a shop were looked through for deleted ones", shop=shop, missing=len(missing))
 
     def _changed(self, transaction: Transaction, envelope: Envelope) -> set[int]:
         """The items that a webhook is about, and of which it says something new."""
@@ -165,6 +184,13 @@ class CatalogKeeper:
         wanted = WantedItem(times=known.times + 1 if known is not None else 1, correlation_id=correlation_id)
         transaction.put(self.item_reads, key, wanted)
         transaction.after_commit(partial(self._reader.want, transaction.lane, shop, item, wanted.times))
+
+    def _want_ids(self, transaction: Transaction, shop: str, correlation_id: str) -> None:
+        key = shop.encode()
+        known = transaction.get(self.id_reads, key)
+        wanted = WantedItem(times=known.times + 1 if known is not None else 1, correlation_id=correlation_id)
+        transaction.put(self.id_reads, key, wanted)
+        transaction.after_commit(partial(self._ids.want, transaction.lane, shop, wanted.times))
 
     def _settle(
         self, transaction: Transaction, shop: str, number: int, item: ShopItem | None, correlation_id: str
@@ -220,51 +246,10 @@ class CatalogKeeper:
             shop, _, item = key.decode().rpartition("/")
             if shop in self._shops:
                 self._reader.want(lane, shop, int(item), wanted.times)
-
-
-class ItemReader:
-    """Reads wanted items from their shops, several a call, until they are answered."""
-
-    def __init__(self, app: App, clients: ShopClients, keeper: CatalogKeeper) -> None:
-        self._app = app
-        self._clients = clients
-        self._keeper = keeper
-        self._wanted: dict[Lane, dict[str, dict[int, int]]] = {}  # by shop and item: how often
-
-    def open(self, lane: Lane) -> None:
-        """The lane's items may be wanted."""
-        self._wanted[lane] = {}
-
-    def close(self, lane: Lane) -> None:
-        """The lane is gone, and its reads with it."""
-        self._wanted.pop(lane, None)
-
-    def want(self, lane: Lane, shop: str, item: int, times: int) -> None:
-        """Read an item of a lane soon."""
-        shops = self._wanted.get(lane)
-        if shops is None:
-            return
-        idle = not shops.setdefault(shop, {})
-        shops[shop][item] = times
-        if idle:
-            self._app.background(self._run(lane, shop), f"items of {shop}")
-
-    async def _run(self, lane: Lane, shop: str) -> None:
-        failures = 0
-        while wanted := self._wanted.get(lane, {}).get(shop):
-            asked = dict(islice(wanted.items(), ITEMS_A_CALL))
-            try:
-                found = await read_items(self._clients.of(shop), asked)
-            except (Retry, Rejected) as error:
-                log.warning("items could not be read", shop=shop, items=len(asked), error=str(error))
-                await asyncio.sleep(READ_BACKOFF_S[min(failures, len(READ_BACKOFF_S) - 1)])
-                failures += 1
-                continue
-            failures = 0
-            await lane.submit(partial(self._keeper.answer, shop=shop, found=found, asked=asked))
-            for item, times in asked.items():
-                if wanted.get(item) == times:
-                    del wanted[item]
+        self._ids.open(lane)
+        for key, wanted in lane.scan(self.id_reads):
+            if key.decode() in self._shops:
+                self._ids.want(lane, key.decode(), wanted.times)
 
 
 def item_key(shop: str, item: int) -> bytes:

@@ -106,6 +106,7 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name="skustream.reconcile.united", key=_STOCK, kept=Kept.COMPACTED),
     TopicSpec(name="skustream.reconcile.items", key="{shop}/{item} by {shop}", kept=Kept.COMPACTED),
     TopicSpec(name="skustream.reconcile.item_reads", key="{shop}/{item} by {shop}", kept=Kept.COMPACTED),
+    TopicSpec(name="skustream.reconcile.id_reads", key="{shop}", kept=Kept.COMPACTED),
     TopicSpec(name="skustream.reconcile.drift", key=_LISTING, kept=Kept.COMPACTED),
     TopicSpec(name="skustream.reconcile.subscribed", key="{shop}", kept=Kept.COMPACTED),
     TopicSpec(name="skustream.reconcile.caught_up", key="{shop}", kept=Kept.COMPACTED),

@@ -112,6 +112,10 @@ class ListingIndex:
         """Whether anything of a shop is listed."""
         return self._shops[shop] > 0
 
+    def items_of(self, shop: str) -> set[int]:
+        """The items of a shop that are listed; looks at everything."""
+        return {item for (of, item), keys in self._keys.items() if of == shop and keys}
+
     def items_at(self, shop: str, location_id: int) -> set[int]:
         """The items of a shop that are listed at one of its locations; looks at everything."""
         return {

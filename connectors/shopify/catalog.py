@@ -29,6 +29,11 @@ async def read_catalog(client: ShopClient, *, sleep: Sleep = asyncio.sleep) -> l
     return await joined(rows)
 
 
+async def item_ids(client: ShopClient, *, sleep: Sleep = asyncio.sleep) -> set[int]:
+    """All inventory items that a shop has; raises as ``bulk.run`` does."""
+    return {gid_number(row["id"]) async for row in bulk.run(client, documents.ITEM_IDS_BULK, sleep=sleep)}
+
+
 async def joined(rows: AsyncIterator[bulk.Row]) -> list[ShopItem]:
     """The items that the rows of ``CATALOG_BULK`` tell, in whatever order the rows come."""
     items: dict[int, bulk.Row] = {}

@@ -81,6 +81,9 @@ CATALOG_BULK = """
 """
 """Run as a bulk operation: every inventory item with its variants and its levels."""
 
+ITEM_IDS_BULK = "{ inventoryItems { edges { node { id } } } }"
+"""Run as a bulk operation: which inventory items there are."""
+
 OPEN_ORDERS_BULK = """
 { orders(query: "status:open") { edges { node { id displayFulfillmentStatus } } } }
 """

@@ -93,6 +93,7 @@ WANTED: tuple[Wanted, ...] = (
         [f"inventory_items/{what}" for what in ("create", "update", "delete")],
     ),
     *_wanted(["read_products"], ["products/create", "products/update"], _PRODUCT),
+    *_wanted(["read_products"], ["products/delete"]),
     *_wanted(["read_locations"], [f"locations/{what}" for what in ("activate", "deactivate", "delete")]),
     *_wanted([], ["app/uninstalled"]),
 )

@@ -39,7 +39,7 @@ def change_item(
 
 
 def delete_item(world: World, domain: str, item_id: int) -> list[Webhook]:
-    """Delete an item with its levels.
+    """Delete an item with its levels, and so the product whose only variant has it.
 
     Raises:
         NotPossible: when an order has it; how such an order looks afterwards is not simulated.
@@ -52,8 +52,12 @@ def delete_item(world: World, domain: str, item_id: int) -> list[Webhook]:
     shop.items_of_sku[item.sku].remove(item_id)
     for location_id in shop.locations_of_item.pop(item_id, ()):
         del shop.level_of_id[shop.levels.pop((item_id, location_id)).id]
-    body = {"id": item_id, "admin_graphql_api_id": gid("InventoryItem", item_id)}
-    return [world.webhook(shop, "inventory_items/delete", world.new_uuid(), msgspec.json.encode(body))]
+    event_id = world.new_uuid()
+    bodies = {
+        "inventory_items/delete": {"id": item_id, "admin_graphql_api_id": gid("InventoryItem", item_id)},
+        "products/delete": {"id": item.product_id},
+    }
+    return [world.webhook(shop, topic, event_id, msgspec.json.encode(body)) for topic, body in bodies.items()]
 
 
 def _told(world: World, shop: ShopState, item: Item, topic: str, event_id: str) -> Webhook:

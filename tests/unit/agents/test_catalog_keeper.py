@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from support.one_lane import LIMIT_S, Memory, OneLane, Source
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
-from agents import catalog
+from agents import catalog_reads
 from agents.catalog import CatalogKeeper, item_key
 from app.errors import Rejected
 from app.records import Envelope, Listing, ListingChange, Listings, encode, headers, split_stock_key
@@ -43,7 +43,7 @@ class Bench:
         self.lane = OneLane(memory if memory is not None else Memory())
         self.clients = ShopClients({shop.domain: shop})
         self.index = ListingIndex()
-        self.keeper = CatalogKeeper(self.lane, self.clients, self.index)  # type: ignore[arg-type]  # one lane
+        self.keeper = CatalogKeeper(self.lane, self.clients, self.index, quiet_s=0.0)  # type: ignore[arg-type]  # one lane
         self._united = 0
 
     def list(self, key: str, *listings: Listing) -> None:
@@ -89,11 +89,15 @@ class Bench:
 
     async def read(self) -> None:
         """Until everything that is wanted is read, and has come round."""
-        await self.until(lambda: not list(self.wanted()) and self.lane.idle, "all is read")
+        await self.until(lambda: not (*self.wanted(), *self.ids()) and self.lane.idle, "all is read")
         self.come_round()
 
     def wanted(self) -> Iterator[bytes]:
         return (key for key, _ in self.lane.scan(self.keeper.item_reads))
+
+    def ids(self) -> Iterator[int]:
+        """How often the ids of all items are wanted, of every shop."""
+        return (wanted.times for _, wanted in self.lane.scan(self.keeper.id_reads))
 
 
 @asynccontextmanager
@@ -191,6 +195,30 @@ async def test_the_listings_of_a_deleted_item_are_taken_away(shop: Simulated) ->
         assert list(agent.lane.scan(agent.keeper.items)) == []
 
 
+async def test_a_deleted_product_has_all_listed_items_looked_for_and_the_missing_ones_taken_away(
+    shop: Simulated,
+) -> None:
+    async with bench(shop) as agent:
+        agent.list("TEE@store", listing(TEE, STORE))
+        await shop.act("edit-item", shop=DOMAIN, item=CAP, deleted=True)
+        for number in range(3):  # only their ids come: nobody knows which items they had
+            agent.hook("products/delete", id=788032119674292922 + number)
+        assert (list(agent.wanted()), list(agent.ids())) == ([], [3])
+        await agent.read()
+        assert agent.steps == ["-CAP@main"]
+        assert len(await shop.log("bulk_ended")) == 1
+
+
+async def test_a_product_that_is_deleted_while_the_ids_are_read_has_them_read_again(shop: Simulated) -> None:
+    async with bench(shop) as agent:
+        agent.hook("products/delete", id=1)
+        agent.hook("products/delete", id=2)
+        agent.lane.decide(lambda transaction: agent.keeper.compare_ids(transaction, DOMAIN, {TEE, CAP}, 1))
+        assert list(agent.ids()) == [2]
+        await agent.read()
+        assert agent.steps == []
+
+
 async def test_a_location_that_changes_has_its_items_read(shop: Simulated) -> None:
     async with bench(shop) as agent:
         agent.list("TEE@store", listing(TEE, STORE))
@@ -224,21 +252,26 @@ async def test_what_was_wanted_of_a_worker_that_is_gone_is_read_by_the_next(shop
     first = Bench(replace(shop.shop, locations=CODES), memory)
     first.list("CAP@main", listing(CAP))
     first.hook("inventory_items/create", id=TEE, sku="TEE", tracked=True)
-    assert len(list(first.wanted())) == 1  # its lane was never open: nothing is read
+    first.hook("products/delete", id=1)
+    await shop.act("edit-item", shop=DOMAIN, item=CAP, deleted=True)
+    assert len([*first.wanted(), *first.ids()]) == 2  # its lane was never open: nothing is read
     async with bench(shop, memory) as agent:
         await agent.read()
-        assert sorted(agent.steps) == ["+TEE@main", "+TEE@store"]
+        assert sorted(agent.steps) == ["+TEE@main", "+TEE@store", "-CAP@main"]
 
 
 async def test_a_shop_that_does_not_answer_is_asked_again(
     shop: Simulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "READ_BACKOFF_S", (0.01,))
+    monkeypatch.setattr(catalog_reads, "READ_BACKOFF_S", (0.01,))
     async with bench(shop) as agent:
         await shop.act("faults", next={"error_before": 2})
         agent.hook("inventory_items/create", id=TEE, sku="TEE", tracked=True)
         await agent.read()
         assert sorted(agent.steps) == ["+TEE@main", "+TEE@store"]
+        await shop.act("behave", shop=DOMAIN, door=423, door_s=0.3)
+        agent.hook("products/delete", id=1)
+        await agent.read()
 
 
 async def test_webhooks_of_a_wrong_shape_or_under_another_shop_are_refused(shop: Simulated) -> None:
