@@ -236,7 +236,8 @@ def crosses_zero(state: PushState) -> bool:
     """Whether a write would let the listing sell again, or stop it: such a write goes before all others."""
     if state.offset is None:
         return False
-    return (shown(state) > 0) != (shown(state) + difference(state) > 0)
+    shows = shown(state)
+    return (shows > 0) != (shows + _change(state.target, shows) > 0)
 
 
 def entries_of(states: Iterable[PushState]) -> list[Entry]:

@@ -71,7 +71,9 @@ class Pump:
         self._defects = 0  # calls that were refused as a whole, in a row
         self.answered_at: datetime | None = None  # when the shop last let us in
         self._wake = asyncio.Event()
-        self._waiting_gauge = metrics.WAITING.labels(shop)
+        metrics.WAITING.labels(shop).set_function(
+            self.waiting.__len__
+        )  # asked for, it costs a backlog nothing
         self._task = app.background(self._run(), f"pump {shop}")
 
     def stop(self) -> None:
@@ -84,7 +86,7 @@ class Pump:
         for reserved in self._reserved:
             self._client.budget.end(reserved)
         self._reserved.clear()
-        self._waiting_gauge.set(0)
+        metrics.WAITING.labels(self.shop).set_function(int)
 
     # -- what waits ------------------------------------------------------------------------------
 
@@ -101,7 +103,6 @@ class Pump:
             self.waiting.drop([listing])
             return
         self.waiting.put(listing, self._queue_of(state, need))
-        self._waiting_gauge.set(len(self.waiting))
         self._wake.set()
 
     def _queue_of(self, state: PushState, need: Need) -> Queue:
@@ -206,7 +207,6 @@ class Pump:
             work: list[Work] = await self._lane.submit(partial(self._writer.next_work, pump=self))
             for one in work:
                 self._start(self._do(one))
-            self._waiting_gauge.set(len(self.waiting))
 
     def _start(self, call: Any) -> None:
         task = self._app.background(call, f"call to {self.shop}")

@@ -55,6 +55,7 @@ class Waiting:
         self.unread = Queue()  # what has to be read first
         self._all = (self.urgent, self.ready, self.unread)
         self._passed = 0  # calls that went before what has to be read
+        self._where: dict[str, Queue] = {}  # a backlog is noticed by the ten thousand: one look-up each
 
     @property
     def queues(self) -> tuple[Queue, ...]:
@@ -70,19 +71,23 @@ class Waiting:
 
     def put(self, listing: str, queue: Queue) -> None:
         """Let a listing wait in this queue, and in no other."""
-        for other in self._all:
-            if other is not queue:
-                other.drop(listing)
+        known = self._where.get(listing)
+        if known is queue:
+            return
+        if known is not None:
+            known.drop(listing)
+        self._where[listing] = queue
         queue.put(listing)
 
     def drop(self, listings: Iterable[str]) -> None:
         """These do not wait any more."""
         for listing in listings:
-            for queue in self._all:
+            queue = self._where.pop(listing, None)
+            if queue is not None:
                 queue.drop(listing)
 
     def __contains__(self, listing: str) -> bool:
-        return any(listing in queue for queue in self._all)
+        return listing in self._where
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self._all)
+        return len(self._where)

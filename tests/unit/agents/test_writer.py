@@ -124,6 +124,21 @@ async def test_a_listing_that_was_adopted_long_ago_is_read(shop: Simulated) -> N
     assert (await shop.available(TEE), await shop.available(CAP)) == (7, 7)
 
 
+async def test_the_metric_of_what_waits_follows_without_being_told() -> None:
+    def waiting() -> float:
+        return metrics.WAITING.labels(DOMAIN).collect()[0].samples[0].value
+
+    writer = Bench(SOMEWHERE)
+    writer.lane.open()
+    writer.pump.breaker.pause("not now")
+    writer.take(target(TEE, 4))
+    writer.take(target(CAP, 4))
+    assert waiting() == 2
+    await writer.lane.close()
+    assert waiting() == 0
+    await writer.clients.close()
+
+
 async def test_a_target_comes_under_its_listing_and_stock_key_or_as_before_under_its_listing() -> None:
     writer = Bench(SOMEWHERE)
     writer.take(target(TEE, 4))
