@@ -112,21 +112,19 @@ def take_target(state: PushState | None, target: Target) -> PushState:
     now shows another stock key has other totals, and one that was off, or taken away and listed again, was
     not followed: what is known of it is read again. The key that a listing has left may speak after the one
     that has it now; its generation is lower then. Without generations only what it says last, that it is off,
-    is known for what it is.
+    is known for what it is. A key alone needs none: it speaks in the order of its versions, and while workers
+    of an older release run they leave its generations out.
     """
     if state is None:
         return _first(target)
-    if target.generation < state.target.generation:
+    known = state.target
+    if (target.sku, target.location) != (known.sku, known.location):
+        late = target.generation < known.generation or (target.off and target.generation == known.generation)
+        return state if late else _anew(state, target, target.imported_total)
+    listed_again = target.generation > known.generation
+    if target.version <= known.version and not listed_again:
         return state
-    if (target.sku, target.location) != (state.target.sku, state.target.location):
-        if target.off and target.generation == state.target.generation:
-            return state
-        return _anew(state, target, target.imported_total)
-    if target.generation > state.target.generation:
-        return _anew(state, target, state.imported)
-    if target.version <= state.target.version:
-        return state
-    if state.target.off and not target.off:
+    if listed_again or (known.off and not target.off):
         return _anew(state, target, state.imported)
     newer = replace(state, target=target, held="", noticed=None if target.off else state.noticed)
     behind = newer.intent or newer.offset is None or difference(newer)

@@ -99,6 +99,12 @@ def test_a_late_target_of_the_key_that_a_listing_has_left_is_nothing() -> None:
     assert pushes.take_target(state, off) is state
 
 
+def test_a_key_that_leaves_the_generation_out_still_speaks_for_its_listing() -> None:
+    state = read(PushState(target=replace(target(5), generation=3)), 5)
+    newer = pushes.take_target(state, target(6, version=2))
+    assert (newer.target.wanted, newer.offset) == (6, state.offset)
+
+
 def test_a_listing_that_was_taken_away_and_is_listed_again_is_read_and_keeps_the_edits_under_way() -> None:
     state = replace(read(PushState(target=replace(target(5), generation=1)), 5), imported=2)
     again = pushes.take_target(state, replace(target(5, version=3), generation=2))
