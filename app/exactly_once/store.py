@@ -70,7 +70,8 @@ class PartitionStore:
             raise _cannot_open(path, str(error)) from error
         stored = self._db.get(OFFSET_KEY)
         self.offset: int = int(stored) if stored else -1
-        found = int(self._db.get(VERSION_KEY) or version)
+        # Stores that were written before versions were kept hold values of the first one.
+        found = int(self._db.get(VERSION_KEY) or (version if stored is None else 1))
         if found != version:
             self._db.close()
             raise StoreBroken(f"store {path}: holds values of version {found}, the code has {version}")

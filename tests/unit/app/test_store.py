@@ -11,10 +11,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+import rocksdict
 
-from app.errors import Bug, LaneLost, Misconfigured, Stale, StoreLocked
+from app.errors import Bug, LaneLost, Misconfigured, Stale, StoreBroken, StoreLocked
 from app.exactly_once import store as stores
-from app.exactly_once.store import VERSION_HEADER, PartitionStore, RecentValues, StoreView, Table
+from app.exactly_once.store import (
+    VERSION_HEADER,
+    VERSION_KEY,
+    PartitionStore,
+    RecentValues,
+    StoreView,
+    Table,
+)
 
 HOLD = """
 import sys
@@ -113,6 +121,18 @@ def test_the_offset_never_falls_and_a_closed_store_takes_nothing(path: Path) -> 
     store.close()
     with pytest.raises(LaneLost):
         store.write({}, 6)
+
+
+@pytest.mark.asyncio
+async def test_a_store_that_never_wrote_its_version_holds_the_first_one_and_begins_anew(path: Path) -> None:
+    plain = rocksdict.Rdict(str(path), rocksdict.Options(raw_mode=True))
+    plain.delete(VERSION_KEY)
+    plain.close()
+    with pytest.raises(StoreBroken, match="holds values of version 1, the code has 2"):
+        PartitionStore(path, version=2)
+    store = await PartitionStore.opened(path, version=2)
+    assert (store.offset, list(store.scan())) == (-1, [])
+    store.close()
 
 
 class Old(msgspec.Struct):
