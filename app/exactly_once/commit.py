@@ -23,13 +23,13 @@ TRANSACTION_LIMIT_S = 12.0
 """A commit slower than this has failed: below the broker's own transaction timeout of 15 s."""
 
 
-async def commit(lane: Lane, transaction: Transaction, position: Position) -> None:
+async def commit(lane: Lane, transaction: Transaction, position: Position, *, tell_group: bool) -> None:
     """Make a transaction's changes durable, exactly once.
 
     1. Let the tables derive, and encode the changed values, once per key.
     2. Begin; send changelog records, output and the position, each to its explicit partition.
     3. Await every send: after fencing ``flush`` returns normally and only these futures raise.
-    4. Send the group's offsets (for lag tools) and commit.
+    4. Send the group's offsets with ``tell_group`` (they are for lag tools), and commit.
     5. Only then write the same values and their changelog offsets to the local stores.
     6. Run the callbacks that waited for the commit.
 
@@ -39,7 +39,7 @@ async def commit(lane: Lane, transaction: Transaction, position: Position) -> No
     changes = {table: _encoded(table, values) for table, values in transaction.changes().items()}
     transaction.settle()
     async with asyncio.timeout(TRANSACTION_LIMIT_S):
-        offsets = await _commit_to_kafka(lane, transaction.out, changes, position)
+        offsets = await _commit_to_kafka(lane, transaction.out, changes, position, tell_group)
     for table, values in changes.items():
         lane.stores[table].write(values, offsets[table])
         if table in lane.recent:
@@ -57,6 +57,7 @@ async def _commit_to_kafka(
     out: Iterable[Outgoing],
     changes: Mapping[Table[Any], Mapping[bytes, bytes | None]],
     position: Position,
+    tell_group: bool,
 ) -> dict[Table[Any], int]:
     """Steps 2 to 4; returns the offset of each table's last changelog record."""
     producer = lane.producer
@@ -71,11 +72,11 @@ async def _commit_to_kafka(
     value = msgspec.json.encode(position)
     await sends.add_all([(positions_topic(lane.service), lane.partition, key, value, [])])
     last_offsets = await sends.close()
-    group_offsets = {
-        TopicPartition(topic, lane.partition): OffsetAndMetadata(offset, "")
-        for topic, offset in position.offsets.items()
-    }
-    if group_offsets:
+    if tell_group:
+        group_offsets = {
+            TopicPartition(topic, lane.partition): OffsetAndMetadata(offset, "")
+            for topic, offset in position.offsets.items()
+        }
         await producer.send_offsets_to_transaction(group_offsets, lane.group)
     await producer.commit_transaction()
     return {table: last_offsets[table.changelog, lane.partition] for table in changes}

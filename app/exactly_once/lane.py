@@ -56,6 +56,10 @@ PACE, PACE_LIMIT_S = 8.0, 0.08
 """A commit begins no sooner than so many times the last one's duration after that began: a transaction costs
 the same at any size, and a broker that gets slow gets fewer. What comes alone never waits.
 """
+GROUP_OFFSETS_S = 1.0
+"""At least so long from one telling of the group's offsets to the next: they are for lag tools, and take two
+of a transaction's requests and one of its partitions. The audit has idle lanes tell them; those that stop do.
+"""
 STOP_LIMIT_S = 3.0
 """How long a stop waits for the open transaction before it is abandoned to be fenced."""
 
@@ -141,6 +145,8 @@ class Lane:
         self._committing: _Decided | None = None
         self._siblings = 1  # lanes of this process
         self._paced_until = 0.0  # perf_counter seconds
+        self._told_group: dict[str, int] = {}  # offsets by topic, as last told
+        self._told_group_at = float("-inf")  # perf_counter seconds
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -156,6 +162,11 @@ class Lane:
         """Whether the lane works, and has nothing to do."""
         working = self._task is not None and self.failed is None and not self._stopping
         return working and not (self._jobs or self._decided or self._committing)
+
+    @property
+    def group_untold(self) -> bool:
+        """Whether the group's offsets are not where the lane has arrived."""
+        return self._told_group != self.position.offsets
 
     async def fence(self) -> None:
         """Start the transactional producer: any older owner is fenced, its open transaction ended."""
@@ -219,7 +230,10 @@ class Lane:
         return await done
 
     def skip(self, topic: str, expected: int, offset: int) -> None:
-        """Move the position of a source past offsets that hold no record, if it is still where it was."""
+        """Move the position of a source past offsets that hold no record, if it is still where it was.
+
+        To where it is already, it makes the lane tell the group's offsets.
+        """
         self._jobs.append(_Skip(topic, expected, offset))
         self._wake.set()
 
@@ -285,7 +299,10 @@ class Lane:
                         commit_task.add_done_callback(lambda _: self._wake.set())
                         continue
                 elif commit_task is None and self._stopping:
-                    return
+                    if not self.group_untold:
+                        return
+                    self._decided = self._next()
+                    continue
                 self._wake.clear()
                 if hold_s > 0:
                     asyncio.get_running_loop().call_later(hold_s, self._wake.set)
@@ -309,12 +326,17 @@ class Lane:
     async def _commit(self, decided: _Decided) -> None:
         transaction, position = decided.transaction, decided.position
         began = time.perf_counter()
-        if transaction.out or transaction.changes() or position != self.position:
-            await commit(self, transaction, position)
+        tell_group = position.offsets != self._told_group and (
+            self._stopping or began - self._told_group_at >= GROUP_OFFSETS_S
+        )
+        if transaction.out or transaction.changes() or position != self.position or tell_group:
+            await commit(self, transaction, position, tell_group=tell_group)
         else:
             for callback in transaction.callbacks:
                 callback()
         self.position = position
+        if tell_group:
+            self._told_group, self._told_group_at = position.offsets, began
         _answer(decided.answers)
         self._paced_until = began + min(PACE * (time.perf_counter() - began), PACE_LIMIT_S)
         metrics.TRANSACTION_SECONDS.labels(self.service).observe(time.perf_counter() - decided.started)

@@ -169,6 +169,18 @@ def test_an_idle_lane_moves_past_the_markers_of_transactions(bench: Bench) -> No
     wait_until(lambda: bench.group_lag() == 0, 30, "no lag in the group's offsets")
 
 
+def test_the_groups_offsets_follow_an_idle_worker_and_are_exact_when_it_has_stopped(bench: Bench) -> None:
+    worker = bench.worker()
+    for first in (0, 200):
+        bench.send([(f"k{n % 7}", event(n), None) for n in range(first, first + 200)])
+        bench.wait_outcomes(first + 200)
+    wait_until(lambda: bench.group_lag() == 0, 30, "no lag in the group's offsets")
+    bench.send([(f"k{n % 7}", event(n), None) for n in range(400, 600)])
+    bench.wait_outcomes(600)
+    assert worker.stop() == 0
+    assert bench.group_lag() == 0
+
+
 def test_a_restarted_worker_goes_on_where_it_stopped_and_restores_an_empty_store(bench: Bench) -> None:
     worker = bench.worker()
     bench.send([(f"k{n % 7}", event(n), None) for n in range(500)])
