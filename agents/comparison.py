@@ -84,8 +84,8 @@ def small(
 ) -> list[Drift]:
     """The differences that may be corrected without being asked, as far as the first look tells.
 
-    ``policy`` is the shop's about hand edits. A correction takes back an edit that was reported before the
-    policy was `overrule` as well, so a listing with one waits for a person.
+    ``policy`` is the shop's about hand edits. A correction would take back an edit that was reported as well,
+    so a listing with one waits for a person.
     """
     return [
         one

@@ -2,8 +2,8 @@
 
 The differences found, and their classes, are records of ``shopify.drift``; the newest of each listing is
 kept, so that a difference has an age and a known edit stays known. Only what nothing explains is corrected,
-through the writer, only while it is small, and only in shops that overrule hand edits: it may be one.
-Elsewhere the writer is asked to look, as it is about every edit.
+through the writer, only while it is small, and not in shops that import hand edits: it may be one. There
+the writer is asked to look, as it is about every edit.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ TOPICS = ("skustream.shopify.pushes", "skustream.reconcile.drift", "shopify.drif
 ON_DEMAND = frozenset({DriftClass.UNEXPLAINED})
 ON_DEMAND_BY_NAME = ON_DEMAND | {DriftClass.MERCHANT_EDIT}
 """What `apply` corrects: an edit is somebody's will, and only written over when its listing is named. So is
-what may be one, unless the shop's policy is to overrule edits.
+what may be one, where the shop's policy is to import edits.
 """
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
@@ -64,9 +64,9 @@ def reconcile(ctx: click.Context, dry_run: bool, shops: tuple[str, ...], as_json
     """Compare every listing with its shop, and show each difference with its class.
 
     What nothing explains is corrected when it is old enough and small enough (SKUSTREAM_RECONCILE_SETTLE_S,
-    SKUSTREAM_RECONCILE_MAX_UNITS), by the writer, in shops that overrule hand edits; elsewhere it may be one,
-    and the reconcile service has the writer look. That service need not run, but the age of a difference is
-    what it, or a former run, has told. Exit 1 when something unexplained remains.
+    SKUSTREAM_RECONCILE_MAX_UNITS), by the writer, but not in shops that import hand edits: it may be one, and
+    the reconcile service has the writer look. That service need not run, but the age of a difference is what
+    it, or a former run, has told. Exit 1 when something unexplained remains.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -88,7 +88,7 @@ def apply(settings: Settings, shops: tuple[str, ...], listings: tuple[str, ...],
     """Correct differences that are too large, or too new, to be corrected without being asked.
 
     LISTINGS are keys as `reconcile` shows them ({shop}/{item}/{location id}); without any, all that is known
-    to be unexplained in shops whose hand_edits is `overrule`: elsewhere, like a merchant's edit, it is only
+    to be unexplained. A merchant's edit, and what may be one in shops whose hand_edits is `import`, is only
     written over when its listing is named. Exit 1 unless all could be asked for: a listing must be quiet and
     read the same twice.
     """
@@ -187,7 +187,7 @@ async def _apply_one(
 def _allowed(comparison: Comparison, *, by_name: bool) -> frozenset[DriftClass]:
     if by_name:
         return ON_DEMAND_BY_NAME
-    return ON_DEMAND if comparison.policy == "overrule" else frozenset()
+    return frozenset() if comparison.policy == "import" else ON_DEMAND
 
 
 def _why_not(found: Drift | None, allowed: Container[DriftClass]) -> str:

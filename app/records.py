@@ -415,6 +415,7 @@ class Drift(Record, frozen=True, kw_only=True):
     detail: str = ""
     hops: int = 0  # corrections that were asked for; it survives that the difference is gone for a day
     corrected_at: Instant | None = None  # when the last one was asked for
+    edited: bool = False  # the shop was once seen to have changed it after all that we know of
 
     @property
     def key(self) -> str:

@@ -23,20 +23,23 @@ A difference is given the first class whose evidence is there:
 ``merchant_edit``
     Only ``units_off`` is left. It is the hand edit that the writer has found in the listing and that stays
     (policy `report`; what differs besides is judged by itself), or the same difference was found to be one
-    before; or the shop changed the level after the last thing that we know of it. In that case either the
-    change or the difference is older than a webhook or the reading of missed orders takes. Or the shop sells
-    again from a level that was left deactivated.
+    before; or the shop changed the level after the last thing that we know of it, now or at an earlier
+    comparison that found the same units off. In that case either the change or the difference is older than a
+    webhook or the reading of missed orders takes. Or the shop sells again from a level that was left
+    deactivated.
 ``late_webhook``
     As before, but both are younger than that, or the writer is still looking into a webhook about it: a
     restock or a shipment may explain it yet.
 ``unexplained``
-    Only ``units_off`` is left, and we have learned of the listing since the shop last changed it. Our books
-    are wrong, or it is an edit of which no webhook told us, made before something that we know of: a sale and
-    our own write move the shop's time of change as well. Nothing in the shop tells the two apart.
+    Only ``units_off`` is left, and at every comparison we had learned of the listing since the shop last
+    changed it. Our books are wrong, or it is an edit of which no webhook told us, made before something that
+    we know of: a sale and our own write move the shop's time of change as well. Nothing in the shop tells the
+    two apart.
 
-So what is unexplained is only written over without being asked where `hand_edits` is `overrule`, which is
-right about both. Elsewhere the writer is asked to look for itself, and follows the policy: see
-``may_correct`` and ``may_look``.
+So what is unexplained, and small, is written over where `hand_edits` is `overrule`, which is right about
+both, and where it is `report`: an edit that nobody was told of is the rarer of the two, and a mistake that
+waits for a person sells what is not there. Where it is `import` the writer is asked to look, and takes over
+what the shop has, which ends both: see ``may_correct`` and ``may_look``.
 
 What the shop says about time is Shopify's clock, what we know of is the clock of our workers. When Shopify's
 runs ahead, what is unexplained looks like an edit, which is not overwritten unless the policy says so.
@@ -97,6 +100,7 @@ class Verdict(NamedTuple):
     units_off: int = 0
     committed_off: int = 0
     detail: str = ""
+    edited: bool = False
 
 
 def belief_of(state: PushState, changed_ms: int) -> Belief:
@@ -202,13 +206,14 @@ def _physical(
         return Verdict(DriftClass.MERCHANT_EDIT, units_off, detail=same.detail)
     if belief.noticed:
         return Verdict(DriftClass.LATE_WEBHOOK, units_off, detail="the writer looks into a webhook about it")
-    if level.changed_ms <= belief.changed_ms:
+    edited = same is not None and same.edited
+    if level.changed_ms <= belief.changed_ms and not edited:
         return Verdict(DriftClass.UNEXPLAINED, units_off)
     at = datetime.fromtimestamp(level.changed_ms / 1000, UTC).isoformat(timespec="seconds")
     old = same is not None and same.since.timestamp() * 1000 <= settled_ms  # whatever was sold meanwhile
     settled = old or level.changed_ms <= settled_ms
     kind = DriftClass.MERCHANT_EDIT if settled else DriftClass.LATE_WEBHOOK
-    return Verdict(kind, units_off, detail=f"changed in the shop at {at}")
+    return Verdict(kind, units_off, detail=f"changed in the shop at {at}", edited=True)
 
 
 def drift_of(
@@ -236,6 +241,7 @@ def drift_of(
         detail=verdict.detail,
         hops=known.hops if known is not None else 0,
         corrected_at=known.corrected_at if known is not None else None,
+        edited=verdict.edited or (same and known is not None and known.edited),
     )
 
 
@@ -255,6 +261,7 @@ def gone(known: Drift, *, now: datetime, by: str) -> Drift:
         committed_off=0,
         detail="",
         hops=known.hops if recent else 0,
+        edited=False,
     )
 
 
@@ -281,13 +288,13 @@ def may_correct(found: Drift, *, policy: Policy, limit: int, settle_ms: int) -> 
     """Why a difference must not be corrected without being asked; empty when it may.
 
     It must be unexplained, old enough that a webhook or the reading of missed orders would have explained it,
-    at most ``limit`` units, and not corrected in vain before. And the shop's ``policy`` about hand edits must
-    allow it: a merchant may have made it.
+    at most ``limit`` units, and not corrected in vain before. And the shop's ``policy`` about hand edits is
+    not to import them: a merchant may have made it.
     """
     settle = timedelta(milliseconds=settle_ms)
     if found.kind is not DriftClass.UNEXPLAINED:
         return f"it is {found.kind}"
-    if policy != "overrule":
+    if policy == "import":
         return f"it may be an edit by hand, and hand_edits is {policy}"
     if found.found_at - found.since < settle:
         return f"it is {found.age_s:.0f} s old, a webhook may take {settle.total_seconds():.0f} s"
@@ -306,7 +313,7 @@ def may_look(found: Drift, *, policy: Policy, settle_ms: int) -> bool:
     That is every edit, and what may be one for all that we know, when it is old enough.
     """
     if found.kind is DriftClass.UNEXPLAINED:
-        return policy != "overrule" and found.age_s * 1000 >= settle_ms
+        return policy == "import" and found.age_s * 1000 >= settle_ms
     return found.kind is DriftClass.MERCHANT_EDIT
 
 

@@ -156,7 +156,7 @@ class Running:
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
     # A test looks for correlation ids, another one waits for the catch-up.
     loud = {"SKUSTREAM_LOG_LEVEL": "debug", "SKUSTREAM_CATCH_UP_S": "3"}
-    policies = ("overrule", "report")
+    policies = ("report", "import")
     stack = Stack(tmp_path_factory.mktemp("stack"), load_settings(), environment=loud, hand_edits=policies)
     keys = catalogue(SKUS, OPENING)
     try:
@@ -473,7 +473,7 @@ async def test_what_nothing_explains_is_corrected_when_it_is_small_and_on_demand
     running.stack.resume("reconcile")
     await until(lambda: _is(running.shows(few), OPENING + 1), "the small one is corrected")
     assert await running.shows(many) == OPENING + 41
-    await until(lambda: _asked(running, merchants, "look"), "south reports edits: the writer shall look")
+    await until(lambda: _asked(running, merchants, "look"), "south imports edits: the writer shall look")
 
     status, told = await running.reconcile("apply", "--yes", many.key)
     assert status == 0, told
