@@ -23,7 +23,7 @@ from app.dev.shops import DOMAINS, Key, catalogue, location_id, open_keys, requi
 from app.dev.supervisor import Ended, Stack
 from app.dev.trouble import Tell, Trouble, small_disks
 from app.exactly_once.partitioner import partition_of
-from app.exactly_once.store import PartitionStore
+from app.exactly_once.store import StoreView
 from app.kafka_tools import levels, read_topic
 from app.lag import lag_of
 from app.records import (
@@ -347,7 +347,7 @@ def _newest_stores(roots: list[Path]) -> dict[str, dict[bytes, bytes]]:
         for path in sorted(root.glob("*/*/*")):
             if not path.name.isdigit():
                 continue
-            store = PartitionStore(path)
+            store = StoreView(path)
             name = str(path.relative_to(root))
             if store.offset > found.get(name, (-1, {}))[0]:
                 found[name] = store.offset, dict(store.scan())
