@@ -3,8 +3,8 @@
 The listings of two keys are two records of two lanes, and their targets come to the writer in any order. So
 a listing gets a generation when it comes under a key: the instant of that change in epoch ms, and more than
 the one it had under the key that it leaves. The targets of a key carry the generation that the listing has
-there, up to the last one, which says that it was taken away. Whoever reads targets goes by (generation,
-version). A change of rules leaves the generation as it is.
+there, up to the last one, which says that it was taken away. Whoever reads targets compares
+generations between keys and versions within one. A change of rules leaves the generation as it is.
 
 0 is that of records from before there were generations.
 """
