@@ -62,7 +62,7 @@ class Desk:
 
     def _answer(self, transaction: Transaction, answers: Answers) -> None:
         for key, (routing, _) in answers.items():
-            del self.wanted[key]
+            self.wanted.pop(key, None)  # it may have been answered otherwise meanwhile
             self.answered[key] = routing
 
     async def _sleep(self, seconds: float) -> None:
