@@ -33,6 +33,7 @@ def united_refund_lines(known: Mapping[str, RefundLineState], refund: Refund) ->
         if one.refund == refund.id:
             free[one.line].append(key)
     told = [(_key_of(line), _state(refund, line)) for line in refund.refund_line_items]
+    told.sort(key=lambda one: not one[0])  # one with an id has less to choose from
     for same in (_by_id, _by_all, _by_units, _by_line):
         rest = []
         for key, state in told:

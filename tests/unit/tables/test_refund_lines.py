@@ -133,6 +133,19 @@ def test_an_id_that_a_reader_made_is_none() -> None:
     assert united_refund_lines(known, a_refund(line(-5_000_000, 2))) == known
 
 
+@pytest.mark.parametrize("first", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("second", [(0, 1), (1, 0)])
+def test_of_two_equal_lines_each_telling_may_leave_out_the_id_of_another(
+    first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    lines = [line(901, 1, "return"), line(902, 1, "return")]
+    once = [replace(lines[0], id=None), lines[1]]
+    again = [lines[0], replace(lines[1], id=None)]
+    known = united_refund_lines({}, a_refund(*(once[n] for n in first)))
+    known = united_refund_lines(known, a_refund(*(again[n] for n in second)))
+    assert len(known) == 2
+
+
 @given(
     st.lists(
         st.tuples(
