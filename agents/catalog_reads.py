@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING
+from itertools import count, islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -26,6 +26,13 @@ deletions are one bulk operation, and mostly the webhooks of their items have co
 log = structlog.get_logger(__name__)
 
 
+class _Wanted(NamedTuple):
+    """One wish to read something; no two are equal."""
+
+    times: int  # how often it is wanted, as the table has it: begins anew when that is deleted
+    number: int
+
+
 class ItemReader:
     """Reads wanted items from their shops, several a call, until they are answered."""
 
@@ -33,7 +40,8 @@ class ItemReader:
         self._app = app
         self._clients = clients
         self._keeper = keeper
-        self._wanted: dict[Lane, dict[str, dict[int, int]]] = {}  # by shop and item: how often
+        self._wanted: dict[Lane, dict[str, dict[int, _Wanted]]] = {}  # by shop and item
+        self._numbers = count()
 
     def open(self, lane: Lane) -> None:
         """The lane's items may be wanted."""
@@ -49,7 +57,7 @@ class ItemReader:
         if shops is None:
             return
         idle = not shops.setdefault(shop, {})
-        shops[shop][item] = times
+        shops[shop][item] = _Wanted(times, next(self._numbers))
         if idle:
             self._app.background(self._run(lane, shop), f"items of {shop}")
 
@@ -65,9 +73,10 @@ class ItemReader:
                 failures += 1
                 continue
             failures = 0
-            await lane.submit(partial(self._keeper.answer, shop=shop, found=found, asked=asked))
-            for item, times in asked.items():
-                if wanted.get(item) == times:
+            times = {item: one.times for item, one in asked.items()}
+            await lane.submit(partial(self._keeper.answer, shop=shop, found=found, asked=times))
+            for item, one in asked.items():
+                if wanted.get(item) == one:
                     del wanted[item]
 
 
@@ -79,7 +88,8 @@ class IdReader:
         self._clients = clients
         self._keeper = keeper
         self._quiet_s = quiet_s
-        self._wanted: dict[Lane, dict[str, int]] = {}  # by shop: how often
+        self._wanted: dict[Lane, dict[str, _Wanted]] = {}  # by shop
+        self._numbers = count()
 
     def open(self, lane: Lane) -> None:
         """The ids of the lane's shops may be wanted."""
@@ -95,7 +105,7 @@ class IdReader:
         if shops is None:
             return
         idle = shop not in shops
-        shops[shop] = times
+        shops[shop] = _Wanted(times, next(self._numbers))
         if idle:
             self._app.background(self._run(lane, shop), f"item ids of {shop}")
 
@@ -115,7 +125,7 @@ class IdReader:
                 failures += 1
                 continue
             failures, pause_s = 0, self._quiet_s
-            await lane.submit(partial(self._keeper.compare_ids, shop=shop, there=there, asked=asked))
+            await lane.submit(partial(self._keeper.compare_ids, shop=shop, there=there, asked=asked.times))
             shops = self._wanted.get(lane, {})
             if shops.get(shop) == asked:
                 del shops[shop]
