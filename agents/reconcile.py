@@ -170,8 +170,12 @@ class Reconciler:
         news = iter([*compared.gone, *compared.found])
         while part := list(islice(news, RECORDS_AT_ONCE)):
             await lane.submit(partial(self._memory.tell, found=part))
-        policy, settle_ms = comparison.policy, self._limits.settle_ms
-        seen = (one for one in compared.found if drift.may_look(one, policy=policy, settle_ms=settle_ms))
+        policy, limits = comparison.policy, self._limits
+        seen = (
+            one
+            for one in compared.found
+            if drift.may_look(one, policy=policy, limit=limits.units, settle_ms=limits.settle_ms)
+        )
         while part := list(islice(seen, RECORDS_AT_ONCE)):
             await lane.submit(partial(self._let_look, seen=part))
 

@@ -307,13 +307,15 @@ def may_correct(found: Drift, *, policy: Policy, limit: int, settle_ms: int) -> 
     return ""
 
 
-def may_look(found: Drift, *, policy: Policy, settle_ms: int) -> bool:
+def may_look(found: Drift, *, policy: Policy, limit: int, settle_ms: int) -> bool:
     """Whether the writer is asked to look at a difference for itself, and to follow the shop's ``policy``.
 
-    That is every edit, and what may be one for all that we know, when it is old enough.
+    That is every edit, and what may be one for all that we know, when it is old enough and at most ``limit``
+    units: it may be our own mistake as well.
     """
     if found.kind is DriftClass.UNEXPLAINED:
-        return policy == "import" and found.age_s * 1000 >= settle_ms
+        small_and_old = abs(found.units_off) <= limit and found.age_s * 1000 >= settle_ms
+        return policy == "import" and small_and_old
     return found.kind is DriftClass.MERCHANT_EDIT
 
 

@@ -201,7 +201,7 @@ EDIT: dict[str, Any] = {"kind": DriftClass.MERCHANT_EDIT}
     [
         # What becomes of it under report, import and overrule.
         ("unexplained: our mistake, or an edit whose webhook was lost", {}, (CORRECT, LOOK, CORRECT)),
-        ("the same, of more units than are corrected", {"units_off": 11}, (NEITHER, LOOK, NEITHER)),
+        ("the same, of more units than are corrected", {"units_off": 11}, (NEITHER, NEITHER, NEITHER)),
         ("the same, too young to tell", YOUNG, (NEITHER, NEITHER, NEITHER)),
         ("the same, corrected in vain", {"hops": MAX_HOPS}, (NEITHER, LOOK, NEITHER)),
         ("an edit by hand", EDIT, (LOOK, LOOK, LOOK)),
@@ -216,7 +216,7 @@ def test_what_a_merchant_may_have_done_is_left_to_the_policy_of_the_shop(
     found = drift(**{"since": OLD, **fields})
     for policy, wanted in zip(POLICIES, becomes, strict=True):
         corrects = not may_correct(found, policy=policy, limit=10, settle_ms=SETTLE_MS)
-        looks = may_look(found, policy=policy, settle_ms=SETTLE_MS)
+        looks = may_look(found, policy=policy, limit=10, settle_ms=SETTLE_MS)
         assert (CORRECT if corrects else LOOK if looks else NEITHER) == wanted, (what, policy)
         assert not (corrects and looks)
 
@@ -249,7 +249,7 @@ def test_an_edit_that_was_never_told_is_found_though_its_listing_sells_on() -> N
         assert verdict.units_off == 3
         known = drift_of(LISTING, belief, level, verdict, known, now=now, by="sample")
         assert known.since == NOW
-        kinds.append((known.kind, may_look(known, policy="report", settle_ms=SETTLE_MS)))
+        kinds.append((known.kind, may_look(known, policy="report", limit=10, settle_ms=SETTLE_MS)))
     assert not any(looks for _, looks in kinds[:14]), "until then a webhook may explain it"
     assert {kind for kind, _ in kinds} == {
         DriftClass.LATE_WEBHOOK,
