@@ -19,6 +19,8 @@ FETCH_MIN_BYTES, FETCH_WAIT_MS = 64 << 10, 40
 """A broker answers when it has so much, or after so long: at a trickle of records it is asked 25 times a
 second, not with every record. Half of what a busy lane waits between two commits (``PACE_LIMIT_S``).
 """
+IDLE_MIN_BYTES, IDLE_WAIT_MS = 1, 500
+"""Of a consumer that has got nothing for a while: it asks seldom, and what comes first is told at once."""
 
 
 class Batch(NamedTuple):
@@ -54,8 +56,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # fa
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # Faust sets it only in its own transaction mode
-        # Faust has no settings for these.
-        consumer._fetch_min_bytes, consumer._fetch_max_wait_ms = FETCH_MIN_BYTES, FETCH_WAIT_MS
+        # Faust has no settings for these; ``_fetch_records`` changes them.
+        consumer._fetch_min_bytes, consumer._fetch_max_wait_ms = IDLE_MIN_BYTES, IDLE_WAIT_MS
         return consumer
 
     async def _fetch_records(
@@ -66,6 +68,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # fa
         so that the lanes took turns.
         """
         fetched = await super()._fetch_records(consumer, active_partitions, timeout, max_records) or {}
+        fetcher = consumer._fetcher
+        if fetched:
+            fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = FETCH_MIN_BYTES, FETCH_WAIT_MS
+        elif active_partitions:  # nothing for the whole of the timeout
+            fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = IDLE_MIN_BYTES, IDLE_WAIT_MS
         for tp in (active_partitions or set()) - fetched.keys():
             fetched.update(await super()._fetch_records(consumer, {tp}, 0, max_records) or {})
         return fetched
