@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
 
 import structlog
@@ -51,6 +52,8 @@ class RoutingReader:
         self._answer = answer
         self._empty: dict[Lane, dict[bytes, int]] = {}  # how often nothing was found, while it is wanted
         self._told: set[str] = set()
+        self._answered: Tally[str] = Tally()  # answers by shop
+        self._refused: dict[tuple[str, int], int] = {}  # by shop and order: the answers before it was refused
 
     def open(self, lane: Lane, keys: Iterable[bytes]) -> None:
         """Go on with what the lane's table says."""
@@ -84,7 +87,7 @@ class RoutingReader:
     async def _read(self, shop: str, order_ids: list[int]) -> Mapping[int, Routing | None]:
         """What the shop says of orders; what is left out is asked again."""
         try:
-            return await self._clients.of(shop).routing(order_ids)
+            return await self._asked(shop, order_ids)
         except ShopUnavailable as error:
             if error.status != NO_SCOPE:
                 return self._failed(shop, error)
@@ -99,31 +102,55 @@ class RoutingReader:
         except Rejected as error:
             if len(order_ids) > 1:
                 return await self._read_singly(shop, order_ids)
-            return self._given_up(shop, order_ids[0], error)
+            return self._given_up(shop, {order_ids[0]: error}, self._answered[shop])
+
+    async def _asked(self, shop: str, order_ids: list[int]) -> Mapping[int, Routing | None]:
+        found = await self._clients.of(shop).routing(order_ids)
+        self._answered[shop] += len(found)
+        return found
 
     async def _read_singly(self, shop: str, order_ids: list[int]) -> Mapping[int, Routing | None]:
         """Orders of a call that was refused as a whole: one of them is to blame, if any."""
         found: dict[int, Routing | None] = {}
+        refused: dict[int, Rejected] = {}
+        before = self._answered[shop]
         for order_id in order_ids:
-            answer = await self._read(shop, [order_id])
-            if not answer:
-                break  # the shop is away; the others would only wait for it as well
-            found.update(answer)
-        return found
+            try:
+                found |= await self._asked(shop, [order_id])
+            except Retry as error:  # the shop is away; the others would only wait for it as well
+                self._failed(shop, error)
+                break
+            except Rejected as error:
+                refused[order_id] = error
+        return found | self._given_up(shop, refused, before)
 
     def _failed(self, shop: str, error: Exception) -> Mapping[int, Routing | None]:
         log.warning("fulfilment orders could not be read", shop=shop, error=str(error))
         return {}
 
-    def _given_up(self, shop: str, order_id: int, error: Rejected) -> Mapping[int, Routing | None]:
-        """The same question would be refused again: not asked before the next notice about the order."""
-        GIVEN_UP.labels(shop).inc()
-        log.error(
-            "an order's fulfilment orders cannot be read; it is where it was taken to be",
-            order=f"{shop}/{order_id}",
-            error=str(error),
-        )
-        return {order_id: None}
+    def _given_up(self, shop: str, refused: Mapping[int, Rejected], before: int) -> dict[int, Routing | None]:
+        """Those of the refused orders that are to blame themselves: not asked before their next notice.
+
+        That is what other orders' answers show (``before``: how many there were before the refusals). Without
+        any it may be the question, and all are asked again.
+        """
+        given_up: dict[int, Routing | None] = {}
+        for order_id, error in refused.items():
+            order = f"{shop}/{order_id}"
+            if self._answered[shop] == self._refused.setdefault((shop, order_id), before):
+                log.warning(
+                    "fulfilment orders are refused, and asked for again", order=order, error=str(error)
+                )
+                continue
+            del self._refused[shop, order_id]
+            GIVEN_UP.labels(shop).inc()
+            log.error(
+                "an order's fulfilment orders cannot be read; it is where it was taken to be",
+                order=order,
+                error=str(error),
+            )
+            given_up[order_id] = None
+        return given_up
 
     def _enough(self, lane: Lane, key: bytes, routing: Routing | None) -> bool:
         if routing is None or routing.open or routing.cancelled:

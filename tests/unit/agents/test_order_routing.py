@@ -136,6 +136,25 @@ async def test_an_order_of_an_impossible_shape_takes_no_other_with_it() -> None:
             assert given_up(other) == before + 1
 
 
+async def test_a_question_that_is_refused_whatever_it_is_about_gives_no_order_up() -> None:
+    async with simulated() as shop:
+        orders = await sold(shop, 2)
+        refusals = iter(range(3))  # of both together and of each; then the question is understood
+
+        def refuse(request: dict[str, Any]) -> dict[str, Any] | None:
+            if next(refusals, None) is None:
+                return None
+            return {"data": None, "errors": [{"message": "no", "extensions": {"code": "BAD_REQUEST"}}]}
+
+        async with altered(shop.shop, instead=refuse) as other, desk(other) as asking:
+            before = given_up(other)
+            keys = asking.ask(other, *orders)
+            await asking.idle()
+            assert [routed(asking.answered[key]) for key in keys] == [{MAIN: 1}, {MAIN: 1}]
+            assert given_up(other) == before
+            assert asking.pauses == [GATHER_S, BACKOFF_S[0]]
+
+
 async def test_while_a_refused_call_is_taken_apart_a_shop_that_goes_away_gives_up_on_nothing() -> None:
     async with simulated() as shop:
         orders = await sold(shop, 2)
