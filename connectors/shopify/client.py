@@ -178,7 +178,12 @@ class ShopClient:
     async def levels(
         self, location_id: int, items: Iterable[int], reserved: Reservation | None = None
     ) -> dict[int, LevelRead | None]:
-        """What items have at a location; None: no such item. ``reserved`` pays for the first call."""
+        """What items have at a location; None: no such item. ``reserved`` pays for the first call.
+
+        Raises:
+            Misshapen: an answer is not about levels.
+            OutcomeUnknown, Throttled, ShopUnavailable, CallRefused: see ``read``.
+        """
         wanted = list(items)
         found: dict[int, LevelRead | None] = {}
         for start in range(0, len(wanted), LEVELS_A_READ):
@@ -192,7 +197,8 @@ class ShopClient:
             else:
                 data = await self.call(documents.LEVELS, variables, size=len(part), reserved=reserved)
             reserved = None
-            found.update(zip(part, map(_level, data["nodes"]), strict=True))
+            with _expected_shape(f"levels of {self.shop.domain} at location {location_id}"):
+                found.update(zip(part, map(_level, data["nodes"]), strict=True))
         return found
 
     async def order(self, order_id: int) -> ReadOrder | None:
