@@ -53,6 +53,7 @@ from tables.orders import (
     take_refund,
     take_routing,
     take_routing_notice,
+    take_seen,
     waiting_refs,
 )
 
@@ -406,8 +407,7 @@ def united(known: OrderRecord | None, envelope: Envelope) -> OrderRecord:
         current = current and (noticed_at is None or order.updated_at >= noticed_at)
         return take_order(known, shop, order, read=current)
     if envelope.topic == SEEN_TOPIC:
-        notice = decode_notice(body)
-        return take_notice(known, shop, notice.id, at=notice.updated_at)
+        return take_seen(known, shop, decode_notice(body))
     if envelope.topic == "refunds/create":
         return take_refund(known, shop, decode_refund(body))
     if envelope.topic == "orders/edited":

@@ -602,10 +602,12 @@ class ReadOrder(Order, frozen=True, kw_only=True):
 
 
 class OrderNotice(Record, frozen=True, kw_only=True):
-    """That an order had changed by an instant, and nothing about how (topic ``orders/seen``: a catch-up)."""
+    """That an order had changed by an instant, and hardly how (topic ``orders/seen``: a catch-up)."""
 
     id: int
     updated_at: Instant
+    cancelled_at: Instant | None = None
+    fulfillment_status: str = ""  # Shopify's OrderDisplayFulfillmentStatus; empty: not told
 
 
 class OrderDeleted(Record, frozen=True, kw_only=True):

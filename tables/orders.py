@@ -35,6 +35,7 @@ from app.records import (
     MovementKind,
     Order,
     OrderLine,
+    OrderNotice,
     ReadOrder,
     Refund,
     Routing,
@@ -114,6 +115,28 @@ def take_notice(
     if record.updated_at and record.updated_at >= at:
         return record
     return replace(record, noticed_at=_latest(record.noticed_at, at), notices=record.notices + 1)
+
+
+def take_seen(record: OrderRecord | None, shop: str, seen: OrderNotice) -> OrderRecord:
+    """Note that a poll has seen an order as it was changed last, which may be what we have heard of.
+
+    Shopify's instants have whole seconds: a snapshot of the same one may be from before the order's last
+    change. What the poll tells of its stage must agree with it; if not, only a read will do.
+    """
+    if record is not None and record.updated_at == seen.updated_at and not _agrees(record, seen):
+        return take_notice(record, shop, seen.id, at=seen.updated_at, unread=True)
+    return take_notice(record, shop, seen.id, at=seen.updated_at)
+
+
+def _agrees(record: OrderRecord, seen: OrderNotice) -> bool:
+    """Whether an order is as far as a poll has seen it."""
+    if (record.cancelled_at is None) != (seen.cancelled_at is None):
+        return False
+    shipped = any(one.status == "success" for one in record.fulfillments.values())
+    if seen.fulfillment_status in ("FULFILLED", "PARTIALLY_FULFILLED"):
+        left = any(line.fulfillable > 0 for line in record.lines.values())
+        return shipped and left == (seen.fulfillment_status == "PARTIALLY_FULFILLED")
+    return not (shipped and seen.fulfillment_status)
 
 
 def take_missing(record: OrderRecord) -> OrderRecord:

@@ -36,8 +36,8 @@ from app.records import (
 HISTORY_LIMIT = 64
 """Physical effects kept per key, so that a count of a while ago can be placed among them."""
 ADOPTION_LIFE = timedelta(hours=1)
-"""So long after the opening targets say what a listing was adopted with. A writer that is later reads, and so
-does one that has lost what it knew: it has written since.
+"""So long after the opening targets say what a listing was adopted with. A writer that is later reads: it may
+have written since and forgotten.
 """
 RECENT_ORDERS = 4
 """Orders kept per key to be named in an oversold alert."""

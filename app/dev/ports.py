@@ -1,4 +1,4 @@
-"""The ports of a stack: nobody else on this machine may take one while its process is started again."""
+"""The ports of a stack: no other stack may take one while its process is started again."""
 
 from __future__ import annotations
 

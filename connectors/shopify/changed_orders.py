@@ -1,4 +1,4 @@
-"""Which orders of a shop have changed since an instant: ids and times only, a page at a time."""
+"""Which orders of a shop have changed since an instant: ids, times and stages only, a page at a time."""
 
 from __future__ import annotations
 
@@ -64,5 +64,10 @@ def _utc(instant: datetime) -> str:
 
 
 def _notice(node: Any) -> OrderNotice:
-    fields = {"id": int(node["legacyResourceId"]), "updated_at": node["updatedAt"]}
+    fields = {
+        "id": int(node["legacyResourceId"]),
+        "updated_at": node["updatedAt"],
+        "cancelled_at": node["cancelledAt"],
+        "fulfillment_status": node["displayFulfillmentStatus"],
+    }
     return msgspec.convert(fields, OrderNotice)

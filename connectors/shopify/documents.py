@@ -220,7 +220,7 @@ BULK_LEVELS = """{
 CHANGED_ORDERS = gql("""
 query ChangedOrders($query: String!, $first: Int!, $after: String) {
   orders(query: $query, first: $first, after: $after, sortKey: UPDATED_AT) {
-    nodes { legacyResourceId updatedAt }
+    nodes { legacyResourceId updatedAt cancelledAt displayFulfillmentStatus }
     pageInfo { hasNextPage endCursor }
   }
 }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
+import pytest
+from msgspec.structs import replace
 
 from agents.orders import united
-from app.records import Envelope, Order, OrderNotice, encode
+from app.records import Envelope, Fulfillment, FulfillmentLine, Order, OrderLine, OrderNotice, encode
 from connectors.shopify.changed_orders import READ_TOPIC, envelope_of
-from tables.orders import OrderRecord
+from tables.orders import OrderRecord, take_order
 
 SHOP = "a.myshopify.com"
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -39,6 +42,43 @@ def test_a_notice_of_what_is_known_changes_nothing() -> None:
 
 def test_a_notice_of_a_later_change_asks_for_a_read() -> None:
     assert seen(read(None, NOON), LATER).noticed_at == LATER
+
+
+SHIPPED = Fulfillment(id=5, status="success", created_at=NOON, line_items=[FulfillmentLine(id=1, quantity=1)])
+
+
+@pytest.mark.parametrize(
+    ("left", "shipped", "cancelled", "told", "read_wanted"),
+    [
+        (2, False, False, {"fulfillment_status": "UNFULFILLED"}, False),
+        (2, False, False, {}, False),  # a notice of an older release
+        (2, False, False, {"fulfillment_status": "FULFILLED"}, True),
+        (2, False, False, {"fulfillment_status": "PARTIALLY_FULFILLED"}, True),
+        (1, True, False, {"fulfillment_status": "PARTIALLY_FULFILLED"}, False),
+        (1, True, False, {"fulfillment_status": "FULFILLED"}, True),
+        (0, True, False, {"fulfillment_status": "FULFILLED"}, False),
+        (1, True, False, {"fulfillment_status": "UNFULFILLED"}, True),
+        (2, False, False, {"fulfillment_status": "UNFULFILLED", "cancelled_at": NOON}, True),
+        (0, False, True, {"fulfillment_status": "UNFULFILLED", "cancelled_at": NOON}, False),
+    ],
+)
+def test_an_order_that_went_further_within_the_second_of_what_we_heard_is_read(
+    left: int, shipped: bool, cancelled: bool, told: dict[str, Any], read_wanted: bool
+) -> None:
+    order = Order(
+        id=7, created_at=NOON, updated_at=NOON, cancelled_at=NOON if cancelled else None,
+        line_items=[
+            OrderLine(id=1, quantity=2, fulfillable_quantity=left, variant_inventory_management="shopify")
+        ],
+        fulfillments=[SHIPPED] if shipped else [],
+    )  # fmt: skip
+    heard = take_order(None, SHOP, order, read=False)
+    notice = OrderNotice(id=7, updated_at=NOON, **told)
+    record = united(heard, envelope_of(SHOP, notice, LATER))
+    assert record.unread == read_wanted
+    assert not take_order(record, SHOP, order, read=True).unread
+    later = take_order(None, SHOP, replace(order, updated_at=LATER), read=False)
+    assert united(later, envelope_of(SHOP, notice, LATER)) is later, "we have heard of more since"
 
 
 def test_an_order_that_was_read_answers_what_was_noticed_up_to_then() -> None:
