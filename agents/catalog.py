@@ -104,8 +104,8 @@ class CatalogKeeper:
         self._reader = ItemReader(app, clients, self)
         self._ids = IdReader(app, clients, self, quiet_s)
         app.on_lane_opened(self._open)
-        app.on_lane_closed(self._reader.close)
-        app.on_lane_closed(self._ids.close)
+        app.on_lane_closed(self._reader.queues.close)
+        app.on_lane_closed(self._ids.queues.close)
 
     def take(self, transaction: Transaction, source: SourceRecord) -> None:
         """Note the items that a webhook says have changed."""
@@ -117,9 +117,16 @@ class CatalogKeeper:
             return
         correlation_id = correlation_of(source.headers)
         if envelope.topic == DELETED_PRODUCT:
-            self._want_ids(transaction, shop.domain, correlation_id)
+            self._want(transaction, self.id_reads, self._ids, shop.domain.encode(), correlation_id)
         for item in sorted(self._changed(transaction, envelope)):
-            self._want(transaction, shop.domain, item, correlation_id)
+            self._want_item(transaction, shop.domain, item, correlation_id)
+
+    def unread(
+        self, transaction: Transaction, table: Table[WantedItem], keys: Iterable[bytes]
+    ) -> dict[bytes, int]:
+        """How often what is (still) to be read was wanted, by key."""
+        found = {key: transaction.get(table, key) for key in keys}
+        return {key: wanted.times for key, wanted in found.items() if wanted is not None}
 
     def answer(
         self,
@@ -143,7 +150,7 @@ class CatalogKeeper:
         wanted = transaction.get(self.id_reads, key)
         missing = self._index.items_of(shop) - there
         for item in sorted(missing):
-            self._want(transaction, shop, item, wanted.correlation_id if wanted is not None else "")
+            self._want_item(transaction, shop, item, wanted.correlation_id if wanted is not None else "")
         if wanted is not None and wanted.times == asked:
             transaction.delete(self.id_reads, key)
         log.info("the items of a shop were looked through for deleted ones", shop=shop, missing=len(missing))
@@ -178,19 +185,21 @@ class CatalogKeeper:
         seen = transaction.get(self.items, item_key(shop, item))
         return seen is None or seen.sku != (sku or "") or tracked not in (None, seen.tracked)
 
-    def _want(self, transaction: Transaction, shop: str, item: int, correlation_id: str) -> None:
-        key = item_key(shop, item)
-        known = transaction.get(self.item_reads, key)
-        wanted = WantedItem(times=known.times + 1 if known is not None else 1, correlation_id=correlation_id)
-        transaction.put(self.item_reads, key, wanted)
-        transaction.after_commit(partial(self._reader.want, transaction.lane, shop, item, wanted.times))
+    def _want_item(self, transaction: Transaction, shop: str, item: int, correlation_id: str) -> None:
+        self._want(transaction, self.item_reads, self._reader, item_key(shop, item), correlation_id)
 
-    def _want_ids(self, transaction: Transaction, shop: str, correlation_id: str) -> None:
-        key = shop.encode()
-        known = transaction.get(self.id_reads, key)
+    def _want(
+        self,
+        transaction: Transaction,
+        table: Table[WantedItem],
+        reader: ItemReader | IdReader,
+        key: bytes,
+        correlation_id: str,
+    ) -> None:
+        known = transaction.get(table, key)
         wanted = WantedItem(times=known.times + 1 if known is not None else 1, correlation_id=correlation_id)
-        transaction.put(self.id_reads, key, wanted)
-        transaction.after_commit(partial(self._ids.want, transaction.lane, shop, wanted.times))
+        transaction.put(table, key, wanted)
+        transaction.after_commit(partial(reader.queues.want, transaction.lane, key))
 
     def _settle(
         self, transaction: Transaction, shop: str, number: int, item: ShopItem | None, correlation_id: str
@@ -241,15 +250,9 @@ class CatalogKeeper:
                     yield stock_key(item.sku, codes[level.location_id])
 
     def _open(self, lane: Lane) -> None:
-        self._reader.open(lane)
-        for key, wanted in lane.scan(self.item_reads):
-            shop, _, item = key.decode().rpartition("/")
-            if shop in self._shops:
-                self._reader.want(lane, shop, int(item), wanted.times)
-        self._ids.open(lane)
-        for key, wanted in lane.scan(self.id_reads):
-            if key.decode() in self._shops:
-                self._ids.want(lane, key.decode(), wanted.times)
+        for table, reader in ((self.item_reads, self._reader), (self.id_reads, self._ids)):
+            keys = [key for key, _ in lane.scan(table) if shop_of(key).decode() in self._shops]
+            reader.queues.open(lane, keys)
 
 
 def item_key(shop: str, item: int) -> bytes:

@@ -20,14 +20,25 @@ class ShopQueues:
     """One task for each lane and shop that has something to do; what is open is in the caller's table."""
 
     def __init__(
-        self, app: App, name: str, work: Work, *, size: int, gather_s: float, sleep: Sleep = asyncio.sleep
+        self,
+        app: App,
+        name: str,
+        work: Work,
+        *,
+        size: int,
+        gather_s: float,
+        pause_s: float = 0.0,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """``size``: keys of one call of ``work``; ``gather_s``: how long the first one waits for others."""
+        """``size``: keys of one call of ``work``; ``gather_s``: how long the first one waits for others;
+        ``pause_s``: between a call that did something and the next.
+        """
         self._app = app
         self._name = name
         self._work = work
         self._size = size
         self._gather_s = gather_s
+        self._pause_s = pause_s
         self._sleep = sleep
         self._wanted: dict[Lane, dict[str, dict[bytes, int]]] = {}  # how often it was wanted
 
@@ -63,6 +74,8 @@ class ShopQueues:
                 self._put_back(waiting, key, done=key in done and waiting.get(key) == times)
             if done:
                 pauses = chain(BACKOFF_S, repeat(BACKOFF_S[-1]))
+                if self._pause_s and waiting:
+                    await self._sleep(self._pause_s)
             else:
                 await self._sleep(next(pauses))
         self._wanted.get(lane, {}).pop(shop, None)

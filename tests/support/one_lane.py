@@ -73,6 +73,13 @@ class OneLane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._lost = False
 
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for a condition; a failure in the background ends it at once."""
+        async with asyncio.timeout(LIMIT_S):
+            while not condition():
+                assert not self.failures, self.failures
+                await asyncio.sleep(0.01)
+
     # -- what a service declares
 
     def state_table(self, name: str, value_type: type[T], **options: Any) -> Table[T]:
@@ -216,11 +223,8 @@ class Bench:
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition; a failure in the background ends it at once."""
-        async with asyncio.timeout(LIMIT_S):
-            while not condition():
-                assert not self.lane.failures, self.lane.failures
-                assert what
-                await asyncio.sleep(0.01)
+        assert what
+        await self.lane.until(condition)
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -13,10 +12,10 @@ import msgspec
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
-from support.one_lane import LIMIT_S, Memory, OneLane, Source
+from support.one_lane import Memory, OneLane, Source
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
-from agents import catalog_reads
+from agents import shop_queues
 from agents.catalog import CatalogKeeper, item_key
 from app.errors import Rejected
 from app.records import Envelope, Listing, ListingChange, Listings, encode, headers, split_stock_key
@@ -81,11 +80,8 @@ class Bench:
         self._united = len(self.changes)
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            while not condition():
-                assert not self.lane.failures, self.lane.failures
-                assert what
-                await asyncio.sleep(0.01)
+        assert what
+        await self.lane.until(condition)
 
     async def read(self) -> None:
         """Until everything that is wanted is read, and has come round."""
@@ -263,7 +259,7 @@ async def test_what_was_wanted_of_a_worker_that_is_gone_is_read_by_the_next(shop
 async def test_a_shop_that_does_not_answer_is_asked_again(
     shop: Simulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog_reads, "READ_BACKOFF_S", (0.01,))
+    monkeypatch.setattr(shop_queues, "BACKOFF_S", (0.01,))
     async with bench(shop) as agent:
         await shop.act("faults", next={"error_before": 2})
         agent.hook("inventory_items/create", id=TEE, sku="TEE", tracked=True)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 from support.altered import altered
-from support.one_lane import LIMIT_S, Memory, OneLane
+from support.one_lane import Memory, OneLane
 from support.simulated import TEE, Simulated, simulated
 
 from agents.order_lookups import OrderLookups
@@ -53,14 +53,8 @@ class Desk:
             if topic == "shopify.orders" and value is not None
         }
 
-    async def until(self, condition: Any) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            while not condition():
-                assert not self.lane.failures, self.lane.failures
-                await asyncio.sleep(0.01)
-
     async def idle(self) -> None:
-        await self.until(lambda: self.lane.idle)
+        await self.lane.until(lambda: self.lane.idle)
 
 
 @asynccontextmanager
@@ -143,7 +137,7 @@ async def test_a_slow_shop_delays_no_other_and_what_a_closed_lane_did_not_learn_
             key = looking.webhook(slow, slow_return)
             await asked.wait()
             looking.webhook(quick.shop, quick_return)
-            await looking.until(looking.sent_on)
+            await looking.lane.until(looking.sent_on)
             assert [one.order_id for one in looking.sent_on().values()] == [soon]
             looking.lane.lose()
             answer.set()

@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 from support.altered import Alter, altered
-from support.one_lane import LIMIT_S, Memory, OneLane, Source
+from support.one_lane import Memory, OneLane, Source
 from support.simulated import TEE, simulated
 
 from agents.orders import READS_AT_ONCE, OrderKeeper
@@ -49,12 +49,6 @@ class Keeper:
         found = [value for name, _, value in self.lane.out if name == topic and value is not None]
         return [msgspec.json.decode(value, type=DeadLetter) for value in found]
 
-    async def until(self, condition: Any) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            while not condition():
-                assert not self.lane.failures, self.lane.failures
-                await asyncio.sleep(0.01)
-
 
 @asynccontextmanager
 async def keeping(*shops: Shop, memory: Memory | None = None) -> AsyncIterator[Keeper]:
@@ -90,10 +84,10 @@ async def test_a_shop_that_does_not_answer_delays_no_read_of_another() -> None:
     ):
         for number in range(READS_AT_ONCE * 2):
             agent.notice(slow, 1000 + number, now())
-        await agent.until(lambda: len(asked) == READS_AT_ONCE)
+        await agent.lane.until(lambda: len(asked) == READS_AT_ONCE)
         sold = await quick.sell((TEE, 1))
         agent.notice(quick.shop, sold["id"], now())
-        await agent.until(lambda: agent.order(quick.shop, sold["id"]).read_done)
+        await agent.lane.until(lambda: agent.order(quick.shop, sold["id"]).read_done)
         assert len(asked) == READS_AT_ONCE
 
 
@@ -112,18 +106,18 @@ async def test_an_order_of_an_impossible_shape_is_told_once_and_read_with_its_ne
         async with altered(shop.shop, without("lineItems")) as bad:
             async with keeping(bad, memory=memory) as agent:
                 agent.notice(bad, sold["id"], now())
-                await agent.until(agent.letters)
+                await agent.lane.until(agent.letters)
                 [letter] = agent.letters()
                 assert letter.error == "Misshapen"
                 assert f"order {bad.domain}/{sold['id']}" in letter.message
-                await agent.until(lambda: agent.lane.idle)  # nothing is asked again by itself
+                await agent.lane.until(lambda: agent.lane.idle)  # nothing is asked again by itself
                 assert agent.order(bad, sold["id"]).read_wanted
             async with keeping(bad, memory=memory) as agent:  # a restart asks, and tells nothing new
-                await agent.until(lambda: agent.lane.idle)
+                await agent.lane.until(lambda: agent.lane.idle)
                 assert agent.letters() == []
         async with keeping(shop.shop, memory=Memory(memory)) as agent:
             agent.notice(shop.shop, sold["id"], now())
-            await agent.until(lambda: agent.order(shop.shop, sold["id"]).read_done)
+            await agent.lane.until(lambda: agent.order(shop.shop, sold["id"]).read_done)
 
 
 async def test_an_order_whose_fulfilment_orders_are_refused_alone_is_not_asked_for_again_by_itself() -> None:
@@ -143,9 +137,9 @@ async def test_an_order_whose_fulfilment_orders_are_refused_alone_is_not_asked_f
         async with keeping(other, memory=memory) as agent:
             for order in (sold, answered):
                 agent.notice(other, order["id"], now())
-            await agent.until(lambda: asked and not agent.order(other, sold["id"]).routing_wanted)
-            await agent.until(lambda: agent.lane.idle)
+            await agent.lane.until(lambda: asked and not agent.order(other, sold["id"]).routing_wanted)
+            await agent.lane.until(lambda: agent.lane.idle)
         before = len(asked)
         async with keeping(other, memory=memory) as agent:  # nor by a restart
-            await agent.until(lambda: agent.lane.idle)
+            await agent.lane.until(lambda: agent.lane.idle)
         assert len(asked) == before

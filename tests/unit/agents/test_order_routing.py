@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from support.altered import altered
-from support.one_lane import LIMIT_S, Memory, OneLane
+from support.one_lane import Memory, OneLane
 from support.simulated import MAIN, TEE, Simulated, simulated
 
 from agents.order_routing import EMPTY_TRIES, GATHER_S, GIVEN_UP, Answers, RoutingReader
@@ -48,14 +48,8 @@ class Desk:
             self.reader.want(self._lane, key)
         return keys
 
-    async def until(self, condition: Any) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            while not condition():
-                assert not self.lane.failures, self.lane.failures
-                await asyncio.sleep(0.01)
-
     async def idle(self) -> None:
-        await self.until(lambda: self.lane.idle)
+        await self.lane.until(lambda: self.lane.idle)
 
     def _unrouted(self, transaction: Transaction, keys: Iterable[bytes]) -> dict[bytes, OrderRecord]:
         return {key: self.wanted[key] for key in keys if key in self.wanted}
@@ -136,33 +130,19 @@ async def test_an_order_of_an_impossible_shape_takes_no_other_with_it() -> None:
             assert given_up(other) == before + 1
 
 
-async def test_a_question_that_is_refused_whatever_it_is_about_gives_no_order_up() -> None:
+@pytest.mark.parametrize(
+    "codes",
+    [("BAD_REQUEST", "INTERNAL_SERVER_ERROR"), ("BAD_REQUEST", "BAD_REQUEST", "BAD_REQUEST")],
+    ids=["the shop goes away while a refused call is taken apart", "the question is refused for every order"],
+)
+async def test_a_refusal_that_is_no_orders_fault_gives_none_up(codes: tuple[str, ...]) -> None:
     async with simulated() as shop:
         orders = await sold(shop, 2)
-        refusals = iter(range(3))  # of both together and of each; then the question is understood
+        answers = iter(codes)
 
         def refuse(request: dict[str, Any]) -> dict[str, Any] | None:
-            if next(refusals, None) is None:
-                return None
-            return {"data": None, "errors": [{"message": "no", "extensions": {"code": "BAD_REQUEST"}}]}
-
-        async with altered(shop.shop, instead=refuse) as other, desk(other) as asking:
-            before = given_up(other)
-            keys = asking.ask(other, *orders)
-            await asking.idle()
-            assert [routed(asking.answered[key]) for key in keys] == [{MAIN: 1}, {MAIN: 1}]
-            assert given_up(other) == before
-            assert asking.pauses == [GATHER_S, BACKOFF_S[0]]
-
-
-async def test_while_a_refused_call_is_taken_apart_a_shop_that_goes_away_gives_up_on_nothing() -> None:
-    async with simulated() as shop:
-        orders = await sold(shop, 2)
-        answers = iter([("BAD_REQUEST", None), ("INTERNAL_SERVER_ERROR", None)])
-
-        def refuse(request: dict[str, Any]) -> dict[str, Any] | None:
-            code, data = next(answers, (None, None))
-            return code and {"data": data, "errors": [{"message": "no", "extensions": {"code": code}}]}
+            code = next(answers, None)
+            return code and {"data": None, "errors": [{"message": "no", "extensions": {"code": code}}]}
 
         async with altered(shop.shop, instead=refuse) as other, desk(other) as asking:
             before = given_up(other)
@@ -199,7 +179,7 @@ async def test_a_shop_that_does_not_answer_delays_no_other_and_a_closed_lane_tak
         [late] = asking.ask(slow, *await sold(other, 1))
         await asked.wait()
         [soon] = asking.ask(quick.shop, *await sold(quick, 1))
-        await asking.until(lambda: soon in asking.answered)
+        await asking.lane.until(lambda: soon in asking.answered)
         asking.lane.lose()
         answer.set()
         await asking.idle()
@@ -226,11 +206,11 @@ async def test_an_order_without_fulfilment_orders_is_asked_for_a_few_times_and_n
                 key: Routing(order_id=order) for key, order in zip(keys, orders, strict=True)
             }
             asking.ask(other, orders[0])
-            await asking.until(lambda: len(calls) > EMPTY_TRIES)
+            await asking.lane.until(lambda: len(calls) > EMPTY_TRIES)
             asking.wanted.clear()  # answered otherwise: there is no more to ask
             await asking.idle()
             asking.ask(other, orders[1])
-            await asking.until(lambda: len(calls) > EMPTY_TRIES + 1)
+            await asking.lane.until(lambda: len(calls) > EMPTY_TRIES + 1)
             asking.lane.lose()
             await asking.idle()
             assert not any(asking.reader._empty.values())

@@ -83,7 +83,10 @@ async def test_what_is_not_done_goes_behind_the_others_and_is_tried_after_a_paus
     assert shops.pauses[-1] == BACKOFF_S[0]
 
 
-async def test_a_key_that_is_wanted_while_it_is_worked_on_is_worked_on_again() -> None:
+@pytest.mark.parametrize(("pause_s", "pauses"), [(0.0, [0.5]), (9.0, [0.5, 9.0])])
+async def test_a_key_that_is_wanted_while_it_is_worked_on_is_worked_on_again(
+    pause_s: float, pauses: list[float]
+) -> None:
     shops = Shops()
     work = shops.work
 
@@ -92,10 +95,13 @@ async def test_a_key_that_is_wanted_while_it_is_worked_on_is_worked_on_again() -
             shops.queues.want(lane, keys[0])
         return await work(lane, shop, keys)
 
-    shops.queues = ShopQueues(cast(App, shops.app), "test", again, size=2, gather_s=0.0, sleep=shops.sleep)
+    shops.queues = ShopQueues(
+        cast(App, shops.app), "test", again, size=2, gather_s=0.5, pause_s=pause_s, sleep=shops.sleep
+    )
     shops.queues.open(shops.lane, [b"north/1"])
     await shops.app.done()
     assert [keys for _, keys in shops.calls] == [[b"north/1"], [b"north/1"]]
+    assert shops.pauses == pauses
 
 
 async def test_a_lane_that_is_gone_has_nothing_more_to_do() -> None:
