@@ -57,9 +57,8 @@ OF_THE_KEY = (
     Source(topic="stock.alerts", kind=Kind.ALERT, record=Alert),
     Source(topic="dead-letters.stock", kind=Kind.DEAD_LETTER, record=DeadLetter),
 )
-TARGETS = Source(topic="shopify.targets", kind=Kind.TARGET, record=Target)
 OF_A_LISTING = (
-    TARGETS,  # as they were keyed before there were generations
+    Source(topic="shopify.targets", kind=Kind.TARGET, record=Target),
     Source(topic="shopify.pushes", kind=Kind.PUSH, record=Push),
     Source(topic="shopify.drift", kind=Kind.DRIFT, record=Drift),
     Source(topic="dead-letters.shopify", kind=Kind.DEAD_LETTER, record=DeadLetter),
@@ -119,10 +118,9 @@ async def _read(
     if level is not None:
         listings |= {*level.moved, *(listing.key for listing in level.listings)}
     routes = {listing: listing.partition("/")[0] for listing in listings}
+    of_key = {f"{listing}/{key}": shop for listing, shop in routes.items()}  # targets since generations
     for source in OF_A_LISTING:
-        events += await reader.events(source, routes)
-    of_key = {f"{listing}/{key}": shop for listing, shop in routes.items()}
-    events += await reader.events(TARGETS, of_key)
+        events += await reader.events(source, routes | of_key)
     if webhooks:
         orders = {_order(outcome) for outcome in outcomes} - {""}
         for source in OF_AN_ORDER:
