@@ -222,14 +222,14 @@ def drift_of(
 ) -> Drift:  # fmt: skip
     """The record of a difference; one that is as it was keeps its age and its corrections."""
     shop, item, location_id = listing_parts(listing)
-    same = known is not None and (_same(known, verdict) or _lasts(known, verdict))
+    same = known if known is not None and (_same(known, verdict) or _lasts(known, verdict)) else None
     return Drift(
         shop=shop,
         item=item,
         location_id=location_id,
         kind=verdict.kind,
         found_at=now,
-        since=known.since if same and known is not None else now,
+        since=same.since if same is not None else now,
         by=by,
         sku=belief.sku if belief is not None else "",
         location=belief.location if belief is not None else "",
@@ -241,7 +241,7 @@ def drift_of(
         detail=verdict.detail,
         hops=known.hops if known is not None else 0,
         corrected_at=known.corrected_at if known is not None else None,
-        edited=verdict.edited or (same and known is not None and known.edited),
+        edited=verdict.edited or (same is not None and same.edited),
     )
 
 

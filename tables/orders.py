@@ -123,9 +123,8 @@ def take_seen(record: OrderRecord | None, shop: str, seen: OrderNotice) -> Order
     Shopify's instants have whole seconds: a snapshot of the same one may be from before the order's last
     change. What the poll tells of its stage must agree with it; if not, only a read will do.
     """
-    if record is not None and record.updated_at == seen.updated_at and not _agrees(record, seen):
-        return take_notice(record, shop, seen.id, at=seen.updated_at, unread=True)
-    return take_notice(record, shop, seen.id, at=seen.updated_at)
+    hidden = record is not None and record.updated_at == seen.updated_at and not _agrees(record, seen)
+    return take_notice(record, shop, seen.id, at=seen.updated_at, unread=hidden)
 
 
 def _agrees(record: OrderRecord, seen: OrderNotice) -> bool:

@@ -71,9 +71,8 @@ class Pump:
         self._defects = 0  # calls that were refused as a whole, in a row
         self.answered_at: datetime | None = None  # when the shop last let us in
         self._wake = asyncio.Event()
-        metrics.WAITING.labels(shop).set_function(
-            self.waiting.__len__
-        )  # asked for, it costs a backlog nothing
+        # Asked for, it costs a backlog nothing.
+        metrics.WAITING.labels(shop).set_function(self.waiting.__len__)
         self._task = app.background(self._run(), f"pump {shop}")
 
     def stop(self) -> None:

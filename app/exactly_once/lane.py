@@ -165,11 +165,6 @@ class Lane:
         working = self._task is not None and self.failed is None and not self._stopping
         return working and not (self._jobs or self._decided or self._committing)
 
-    @property
-    def group_untold(self) -> bool:
-        """Whether the group's offsets are not where the lane has arrived."""
-        return self._told_group != self.position.offsets
-
     async def fence(self) -> None:
         """Start the transactional producer: any older owner is fenced, its open transaction ended."""
         self.producer = AIOKafkaProducer(
@@ -232,12 +227,15 @@ class Lane:
         return await done
 
     def skip(self, topic: str, expected: int, offset: int) -> None:
-        """Move the position of a source past offsets that hold no record, if it is still where it was.
-
-        To where it is already, it makes the lane tell the group's offsets.
-        """
+        """Move the position of a source past offsets that hold no record, if it is still where it was."""
         self._jobs.append(_Skip(topic, expected, offset))
         self._wake.set()
+
+    def tell_group(self) -> None:
+        """Have an idle lane tell the group's offsets, unless they are where it has arrived."""
+        if self.idle and self._told_group != self.position.offsets:
+            topic, offset = next(iter(self.position.offsets.items()))
+            self.skip(topic, offset, offset)  # a commit of where it is already
 
     def give_up(self, error: Exception) -> None:
         """Fail from outside: the lane is reopened."""
@@ -341,7 +339,7 @@ class Lane:
         metrics.TRANSACTION_SECONDS.labels(self.service).observe(time.perf_counter() - decided.started)
 
     async def _tell_group_at_last(self) -> None:
-        if not self.group_untold:
+        if self._told_group == self.position.offsets:
             return
         try:
             async with asyncio.timeout(TELL_LIMIT_S):

@@ -99,15 +99,9 @@ class Audit:
                 lane.skip(tp.topic, offset, end)
         if behind:
             consumer.unsubscribe()
-        self._tell_groups()
-        self._stuck = {key: rounds for key, rounds in self._stuck.items() if self._seen.get(key[0]) == key[1]}
-
-    def _tell_groups(self) -> None:
-        """Have idle lanes tell their group where they are: a busy one does so now and then."""
         for lane in self._app.lanes.values():
-            topic, offset = next(iter(lane.position.offsets.items()), ("", 0))
-            if topic and lane.idle and lane.group_untold:
-                lane.skip(topic, offset, offset)
+            lane.tell_group()
+        self._stuck = {key: rounds for key, rounds in self._stuck.items() if self._seen.get(key[0]) == key[1]}
 
     def _measure(
         self, owned: Mapping[TopicPartition, tuple[Lane, int]], ends: Mapping[TopicPartition, int]
