@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import structlog
+from msgspec.structs import replace
 from prometheus_client import Counter
 
 from app.exactly_once import App, Lane, Table, Transaction
@@ -49,7 +50,7 @@ class CatchUp:
         1. Look back from where the last poll came to.
         2. Take a page of changes, oldest first, up to those whose webhook may still come.
         3. Commit what is new of it and how far we came, in one transaction; go on with 2.
-        4. Forget what no later poll can find again.
+        4. Say that all changes up to then are told of, and forget what no later poll can find again.
 
         Raises:
             Retry, Rejected: as the shop's client; the next run goes on from the last page.
@@ -62,7 +63,8 @@ class CatchUp:
             told += await lane.submit(partial(self.take, shop=shop, orders=settled))
             if len(settled) < len(page):
                 break
-        await lane.submit(partial(self.forget, shop=shop, known=list(lane.scan(self.noticed))))
+        known = list(lane.scan(self.noticed))
+        await lane.submit(partial(self.finish, shop=shop, looked_until=until, known=known))
         if told:
             log.info("changed orders were looked up", shop=shop, orders=told, since=since.isoformat())
 
@@ -92,9 +94,17 @@ class CatchUp:
         transaction.after_commit(partial(NOTICED.labels(shop).inc, len(news)))
         return len(news)
 
-    def forget(self, transaction: Transaction, shop: str, known: Iterable[tuple[bytes, OrderNotice]]) -> None:
-        """Drop the notices that lie before every later poll."""
-        before = catch_up.begins(self.reached(transaction, shop))
+    def finish(
+        self,
+        transaction: Transaction,
+        shop: str,
+        looked_until: datetime,
+        known: Iterable[tuple[bytes, OrderNotice]],
+    ) -> None:
+        """Say how far the shop was looked through; drop the notices that lie before every later poll."""
+        reached = replace(self.reached(transaction, shop), looked_until=looked_until)
+        transaction.put(self.caught_up, shop.encode(), reached)
+        before = catch_up.begins(reached)
         prefix = _key(shop, "")
         for key, order in known:
             if key.startswith(prefix) and order.updated_at < before:

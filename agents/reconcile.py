@@ -22,6 +22,7 @@ from prometheus_client import Counter, Gauge
 
 from agents.beliefs import Beliefs
 from agents.comparison import Compared, Comparison, Correctable, Limits, small
+from agents.hearing import Hearing, explained_by_none
 from agents.schedule import Schedule
 from agents.source import own_key, payload_of
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
@@ -57,7 +58,7 @@ class Rhythm(NamedTuple):
     sample_s: float
 
 
-def register(app: App, clients: ShopClients, limits: Limits, rhythm: Rhythm) -> Schedule:
+def register(app: App, clients: ShopClients, limits: Limits, rhythm: Rhythm, hearing: Hearing) -> Schedule:
     """Declare the tables, topics and agents on a service; returns the schedule, for what else shops need."""
     memory = Memory(app)
     topic = app.batch_topic("shopify.drift", route=shop_of)
@@ -67,7 +68,7 @@ def register(app: App, clients: ShopClients, limits: Limits, rhythm: Rhythm) -> 
         async for batch in batches:
             await app.process(batch, memory.take)
 
-    reconciler = Reconciler(app, memory, clients, limits)
+    reconciler = Reconciler(app, memory, clients, limits, hearing)
     schedule = Schedule(app, clients.shops)
     schedule.every(rhythm.sweep_s, "sweep", reconciler.sweep)
     schedule.every(rhythm.sample_s, "sample", reconciler.sample)
@@ -113,8 +114,11 @@ class Memory:
 class Reconciler:
     """Sweeps and samples the shops of the lanes, and asks for what may be corrected."""
 
-    def __init__(self, app: App, memory: Memory, clients: ShopClients, limits: Limits) -> None:
+    def __init__(
+        self, app: App, memory: Memory, clients: ShopClients, limits: Limits, hearing: Hearing
+    ) -> None:
         self._app = app
+        self._hearing = hearing
         self._memory = memory
         self._clients = clients
         self._limits = limits
@@ -152,7 +156,7 @@ class Reconciler:
 
     async def _correct(self, lane: Lane, comparison: Comparison, compared: Compared) -> None:
         few = small(compared.found, self._limits, comparison.beliefs.listings, comparison.policy)
-        asked = await comparison.correctable(few)
+        asked = await comparison.correctable(await explained_by_none(few, self._hearing))
         if asked:
             await lane.submit(partial(self._ask, asked=asked))
 

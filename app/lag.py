@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -19,6 +20,7 @@ POLLS = 10
 LOOK_S = 0.5
 
 Sleep = Callable[[float], Awaitable[None]]
+Ends = Mapping[TopicPartition, int]
 
 
 class NotTaken(Retry):
@@ -32,30 +34,8 @@ async def lag_of(settings: Settings, service: str, sources: Sequence[str]) -> in
 
 async def lane_lags(settings: Settings, service: str, sources: Sequence[str]) -> dict[int, int]:
     """Records that the service has not taken, by lane."""
-    positions = await show_positions(service, settings.kafka_options(), settings.partitions)
-    consumer = AIOKafkaConsumer(
-        **settings.kafka_options(), isolation_level="read_committed", enable_auto_commit=False
-    )
-    await consumer.start()
-    try:
-        parts = [TopicPartition(topic, number) for topic in sources for number in range(settings.partitions)]
-        begins, ends = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)
-        behind: dict[TopicPartition, int] = {}
-        for part in parts:
-            position = positions.get(part.partition)
-            start = position.offsets.get(part.topic) if position is not None else None
-            start = max(begins[part], start or 0)
-            if ends[part] > start:
-                behind[part] = start
-        offsets = Counter(dict.fromkeys(range(settings.partitions), 0))
-        for part, start in behind.items():
-            offsets[part.partition] += int(ends[part]) - start
-        if offsets.total() <= COUNTED and behind:
-            counted = await _count(consumer, behind, ends)
-            return {lane: counted[lane] for lane in range(settings.partitions)}
-        return dict(offsets)
-    finally:
-        await consumer.stop()
+    async with _reader(settings) as consumer:
+        return await _lags(settings, service, consumer, await _ends(settings, consumer, sources))
 
 
 async def wait_taken(
@@ -66,47 +46,71 @@ async def wait_taken(
     Raises:
         NotTaken: naming the service and what it has left after the limit.
     """
-    ends = await _ends(settings, source)
-    waited_s = 0.0
-    while behind := await _behind(settings, service, source, ends):
-        if waited_s >= limit_s:
-            raise NotTaken(
-                f"{service} has not taken {behind} records of {source} in {limit_s:.0f} s: is it up?"
-            )
-        await sleep(LOOK_S)
-        waited_s += LOOK_S
+    async with _reader(settings) as consumer:
+        ends = await _ends(settings, consumer, [source])
+        waited_s = 0.0
+        while behind := sum((await _lags(settings, service, consumer, ends)).values()):
+            if waited_s >= limit_s:
+                raise NotTaken(
+                    f"{service} has not taken {behind} records of {source} in {limit_s:.0f} s: is it up?"
+                )
+            await sleep(LOOK_S)
+            waited_s += LOOK_S
 
 
-async def _ends(settings: Settings, topic: str) -> dict[int, int]:
-    """The end of what is committed in each partition."""
+@asynccontextmanager
+async def _reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     consumer = AIOKafkaConsumer(
         **settings.kafka_options(), isolation_level="read_committed", enable_auto_commit=False
     )
     await consumer.start()
     try:
-        parts = [TopicPartition(topic, number) for number in range(settings.partitions)]
-        return {part.partition: end for part, end in (await consumer.end_offsets(parts)).items()}
+        yield consumer
     finally:
         await consumer.stop()
 
 
-async def _behind(settings: Settings, service: str, source: str, ends: Mapping[int, int]) -> int:
+async def _ends(settings: Settings, consumer: AIOKafkaConsumer, topics: Sequence[str]) -> Ends:
+    """The end of what is committed in each partition."""
+    parts = [TopicPartition(topic, number) for topic in topics for number in range(settings.partitions)]
+    return dict(await consumer.end_offsets(parts))
+
+
+async def _lags(settings: Settings, service: str, consumer: AIOKafkaConsumer, ends: Ends) -> dict[int, int]:
+    """Records before ``ends`` that the service has not taken, by lane."""
     positions = await show_positions(service, settings.kafka_options(), settings.partitions)
-    taken = {lane: position.offsets.get(source, 0) for lane, position in positions.items()}
-    return sum(max(0, end - taken.get(lane, 0)) for lane, end in ends.items())
+    begins = await consumer.beginning_offsets(list(ends))
+    behind: dict[TopicPartition, int] = {}
+    for part, end in ends.items():
+        position = positions.get(part.partition)
+        start = position.offsets.get(part.topic) if position is not None else None
+        start = max(begins[part], start or 0)
+        if end > start:
+            behind[part] = start
+    offsets = Counter(dict.fromkeys(range(settings.partitions), 0))
+    for part, start in behind.items():
+        offsets[part.partition] += ends[part] - start
+    if offsets.total() <= COUNTED and behind:
+        counted = await _count(consumer, behind, ends)
+        return {lane: counted[lane] for lane in range(settings.partitions)}
+    return dict(offsets)
 
 
 async def _count(
-    consumer: AIOKafkaConsumer, behind: dict[TopicPartition, int], ends: dict[TopicPartition, int]
+    consumer: AIOKafkaConsumer, behind: Mapping[TopicPartition, int], ends: Ends
 ) -> Counter[int]:
-    """Records between those offsets, by lane."""
+    """Records between those offsets, by lane; what cannot be looked at in time counts as records."""
     consumer.assign(list(behind))
     for part, start in behind.items():
         consumer.seek(part, start)
     total: Counter[int] = Counter()
+    left = dict(behind)
     for _ in range(POLLS):
         for part, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
-            total[part.partition] += len(records)
-        if all([await consumer.position(part) >= ends[part] for part in behind]):
+            total[part.partition] += sum(record.offset < ends[part] for record in records)
+        left = {part: at for part in behind if (at := await consumer.position(part)) < ends[part]}
+        if not left:
             break
+    for part, at in left.items():
+        total[part.partition] += ends[part] - at
     return total

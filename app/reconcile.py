@@ -18,9 +18,11 @@ from rich.table import Table
 
 from agents.beliefs import Beliefs
 from agents.comparison import Comparison, small
-from app import kafka_tools, topics
+from agents.hearing import explained_by_none
+from app import hearing, kafka_tools, topics
 from app.errors import Misconfigured, UnknownShop
 from app.exactly_once.partitioner import partition_of
+from app.hearing import ServiceHearing
 from app.records import Drift, DriftClass, listing_parts
 from app.services import limits_of
 from app.settings import Settings, unavailable
@@ -32,7 +34,13 @@ T = TypeVar("T")
 
 ROWS = 200
 """Rows for a reader; ``--json`` has all."""
-TOPICS = ("skustream.shopify.pushes", "skustream.reconcile.drift", "shopify.drift", "shopify.corrections")
+TOPICS = (
+    "skustream.shopify.pushes",
+    "skustream.reconcile.drift",
+    "shopify.drift",
+    "shopify.corrections",
+    *hearing.TOPICS,
+)
 ON_DEMAND = frozenset({DriftClass.UNEXPLAINED})
 ON_DEMAND_BY_NAME = ON_DEMAND | {DriftClass.MERCHANT_EDIT}
 """What `apply` corrects: an edit is somebody's will, and only written over when its listing is named. So is
@@ -66,7 +74,8 @@ def reconcile(ctx: click.Context, dry_run: bool, shops: tuple[str, ...], as_json
     What nothing explains is corrected when it is old enough and small enough (SKUSTREAM_RECONCILE_SETTLE_S,
     SKUSTREAM_RECONCILE_MAX_UNITS), by the writer, but not in shops that import hand edits: it may be one, and
     the reconcile service has the writer look. That service need not run, but the age of a difference is what
-    it, or a former run, has told. Exit 1 when something unexplained remains.
+    it, or a former run, has told. Nothing is corrected while the services have records before them that may
+    explain it. Exit 1 when something unexplained remains.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -89,8 +98,8 @@ def apply(settings: Settings, shops: tuple[str, ...], listings: tuple[str, ...],
 
     LISTINGS are keys as `reconcile` shows them ({shop}/{item}/{location id}); without any, all that is known
     to be unexplained. A merchant's edit, and what may be one in shops whose hand_edits is `import`, is only
-    written over when its listing is named. Exit 1 unless all could be asked for: a listing must be quiet and
-    read the same twice.
+    written over when its listing is named. Exit 1 unless all could be asked for: the services must have taken
+    all that is there, and a listing must be quiet and read the same twice.
     """
     wanted = _by_shop(listings)
     if wanted and shops:
@@ -137,6 +146,7 @@ async def _compare_one(settings: Settings, comparison: Comparison, *, dry_run: b
         found = [*compared.gone, *compared.found]
         await kafka_tools.send_drift(settings, [one for one in found if drift.news(known.get(one.key), one)])
         few = small(compared.found, limits_of(settings), comparison.beliefs.listings, comparison.policy)
+        few = await explained_by_none(few, ServiceHearing(settings))
         asked = await _correct(settings, comparison, few)
     return Report(
         shop=compared.shop,
@@ -177,11 +187,12 @@ async def _apply_one(
         click.echo(_line(one), err=True)
     if chosen and not yes and not await asyncio.to_thread(click.confirm, "correct these?", err=True):
         return [], dict.fromkeys(found, "not confirmed")
-    done = await _correct(settings, comparison, chosen)
+    behind = (await ServiceHearing(settings)(comparison.beliefs.shop)).behind if chosen else ""
+    done = [] if behind else await _correct(settings, comparison, chosen)
     left = dict.fromkeys(listings)
     for one in done:
         del left[one.key]
-    return done, {listing: _why_not(found.get(listing), allowed) for listing in left}
+    return done, {listing: _why_not(found.get(listing), allowed, behind) for listing in left}
 
 
 def _allowed(comparison: Comparison, *, by_name: bool) -> frozenset[DriftClass]:
@@ -190,12 +201,14 @@ def _allowed(comparison: Comparison, *, by_name: bool) -> frozenset[DriftClass]:
     return frozenset() if comparison.policy == "import" else ON_DEMAND
 
 
-def _why_not(found: Drift | None, allowed: Container[DriftClass]) -> str:
+def _why_not(found: Drift | None, allowed: Container[DriftClass], behind: str) -> str:
     if found is None:
         return "there is no difference, or it changes right now"
     if found.kind not in allowed:
         by_name = ", only corrected when its listing is named" if found.kind in ON_DEMAND_BY_NAME else ""
         return f"it is {found.kind}{by_name}"
+    if behind:
+        return f"what explains it may be on its way: {behind}"
     return "it is not quiet: something is going on there, or just was"
 
 

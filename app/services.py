@@ -27,6 +27,7 @@ from app import receiver, topics
 from app.dead_letters import dead_letter
 from app.errors import Misconfigured
 from app.exactly_once import App
+from app.hearing import ServiceHearing
 from app.logs import configure_logs
 from app.settings import Settings
 from app.shops import load_shops
@@ -57,9 +58,8 @@ def shopify(settings: Settings) -> App:
     """The writer."""
     app = _app("shopify", settings, settings.shopify_port)
     clients = ShopClients(load_shops(settings.shops_file))
-    agents.shopify.register(
-        app, clients, max_refusals=settings.max_refusals, hand_edit_s=settings.hand_edit_s
-    )
+    rules = agents.shopify.Rules(max_refusals=settings.max_refusals, hand_edit_s=settings.hand_edit_s)
+    agents.shopify.register(app, clients, rules, ServiceHearing(settings))
     agents.redaction.register(app, clients.shops)
     return app
 
@@ -79,7 +79,7 @@ def reconcile(settings: Settings) -> App:
     clients = ShopClients(load_shops(settings.shops_file))
     limits = limits_of(settings)
     rhythm = agents.reconcile.Rhythm(settings.reconcile_sweep_s, settings.reconcile_sample_s)
-    schedule = agents.reconcile.register(app, clients, limits, rhythm)
+    schedule = agents.reconcile.register(app, clients, limits, rhythm, ServiceHearing(settings))
     listings = ListingFollower(app, ListingIndex(), lambda changed: None)
     agents.listing_changes.register(app, listings)
     agents.catalog.register(app, clients, listings)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from app.records import Instant, OrderNotice, Record
 
 OVERLAP = timedelta(minutes=10)
@@ -24,6 +26,7 @@ class CaughtUp(Record, frozen=True, kw_only=True):
     """How far a shop was looked through (table ``caught_up``)."""
 
     until: Instant  # updated_at of the newest order that was looked at
+    looked_until: Instant | None = None  # every change up to then has been told of
 
 
 class Taken(NamedTuple):
@@ -60,7 +63,7 @@ def take(
     news: list[OrderNotice] = []
     for order in orders:
         if order.updated_at > reached.until:
-            reached = CaughtUp(until=order.updated_at)
+            reached = replace(reached, until=order.updated_at)
         if known(order.id) != order:
             news.append(order)
     return Taken(news, reached)

@@ -6,8 +6,10 @@ merely comes soon after a push proves nothing. An unexplained one may be a write
 heard of yet, so it is noticed and looked at again with whatever we hear next. When it stays, the listing is
 read. Orders on their way show in the read's ``committed``. What remains, the same in two reads of a quiet
 listing far enough apart, is taken for a hand edit. What a shop ships or restocks moves ``available +
-committed`` as well, and a webhook about that can be later than the second read: the pause must be longer than
-such webhooks take, the catch-up of missed ones included.
+committed`` as well, and nothing in a read tells it from an edit. So the pause must be longer than such
+webhooks take, and before an edit is followed everything that the shop did up to the first of the two reads
+must have been heard (``agents.hearing``), however long a service was down: only what is still different then
+is an edit.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ class Looked(Struct, frozen=True, kw_only=True):
 
     state: PushState
     edit: Edit | None = None
+    unheard: datetime | None = None  # an edit, unless something that the shop did up to then explains it
     deactivated: bool = False  # the shop sold from the level when it was read last, and does not now
     again_s: float | None = None  # when to read it again
 
@@ -91,9 +94,18 @@ def explained_now(state: PushState) -> PushState:
     return replace(state, noticed=None)
 
 
-def look(state: PushState, read: LevelRead, version: int, *, now_ms: int, confirm_s: float) -> Looked:
+def look(
+    state: PushState,
+    read: LevelRead,
+    version: int,
+    *,
+    now_ms: int,
+    confirm_s: float,
+    heard: bool = False,
+) -> Looked:
     """Judge a read of a noticed listing, asked when its target had ``version``.
 
+    ``heard``: what the shop did up to the first read has all been taken, and the state is as of after that.
     Of a level that is inactive the units say nothing: they are judged, or read anew, when it is active again.
     """
     noticed = state.noticed
@@ -118,6 +130,8 @@ def look(state: PushState, read: LevelRead, version: int, *, now_ms: int, confir
     left_s = confirm_s - (now_ms - noticed.read_ms) / 1000
     if left_s > 0:
         return _again(state, noticed, left_s)
+    if not heard:
+        return Looked(state=state, unheard=datetime.fromtimestamp(noticed.read_ms / 1000, UTC))
     return Looked(
         state=replace(state, noticed=None), edit=Edit(units=off, read=read, since_ms=noticed.since_ms)
     )

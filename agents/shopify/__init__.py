@@ -4,6 +4,6 @@
 bucket pays for and its ``breaker`` allows; ``levels`` follows what the shops tell of their levels.
 """
 
-from agents.shopify.writer import decode_correction, decode_target, register
+from agents.shopify.writer import Rules, decode_correction, decode_target, register
 
-__all__ = ["decode_correction", "decode_target", "register"]
+__all__ = ["Rules", "decode_correction", "decode_target", "register"]

@@ -27,6 +27,11 @@ LEVELS = Counter(
 EDITS = Counter(
     "skustream_hand_edits_total", "Confirmed hand edits, by the policy followed", ["shop", "policy"]
 )
+UNHEARD = Counter(
+    "skustream_hand_edits_unheard_total",
+    "Times a level that looks changed by hand was left alone, because not all was heard that may explain it",
+    ["shop"],
+)
 CORRECTIONS = Counter(
     "skustream_corrections_taken_total", "Corrections, by what became of them", ["shop", "result"]
 )

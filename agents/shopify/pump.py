@@ -27,6 +27,7 @@ from tables.pushes import Intent, Need, PushState
 from tables.reactions import TOO_COSTLY, Reaction, reaction_to
 
 if TYPE_CHECKING:
+    from agents.shopify.levels import Unheard
     from agents.shopify.writer import Writer
 
 T = TypeVar("T")
@@ -41,6 +42,8 @@ SCAN_CALLS = 4
 """One step of the lane looks at so many calls' worth of waiting listings."""
 DEFECT_LIMIT = 3
 """Calls refused as a whole, in a row, after which the shop is paused: the code or its data is defective."""
+HEAR_AGAIN_S = 30.0
+"""Before what looks like a hand edit is read again, when not all was heard that may explain it."""
 PUT_OFF_S = (1.0, 2.0, 4.0, 8.0)
 
 log = structlog.get_logger(__name__)
@@ -67,6 +70,8 @@ class Pump:
         self._reserved: set[Reservation] = set()  # of calls that are decided or under way
         self._busy: set[str] = set()  # being read or activated, or put off
         self._looks: set[str] = set()  # listings with a look to come
+        self._hearing: set[asyncio.Task[None]] = set()
+        self._unheard = ""  # what was said last about what is not heard
         self.not_executed = 0  # calls of which the shop carried out nothing, in a row
         self._defects = 0  # calls that were refused as a whole, in a row
         self.answered_at: datetime | None = None  # when the shop last let us in
@@ -80,7 +85,7 @@ class Pump:
 
         The budget outlives the pump: what was decided and never sent would be missing in it for ever.
         """
-        for task in (self._task, *self._calls):
+        for task in (self._task, *self._calls, *self._hearing):
             task.cancel()
         for reserved in self._reserved:
             self._client.budget.end(reserved)
@@ -140,6 +145,26 @@ class Pump:
         """Read a listing with an unexplained level after a pause."""
         self._looks.add(listing)
         asyncio.get_running_loop().call_later(pause_s, self._look, listing)
+
+    def hear(self, one: Unheard) -> None:
+        """Find out whether all is heard that may explain a level, and have it judged; or read it again."""
+        self._looks.add(one.listing)
+        task = self._app.background(self._hear(one), f"hearing of {one.listing}")
+        self._hearing.add(task)
+        task.add_done_callback(self._hearing.discard)
+
+    async def _hear(self, one: Unheard) -> None:
+        unheard = (await self._writer.hearing(self.shop)).unheard(one.before)
+        if unheard != self._unheard:
+            self._unheard = unheard
+            why = unheard or "all is heard again"
+            log.warning("whether levels were changed by hand cannot be told now", shop=self.shop, why=why)
+        if unheard:
+            metrics.UNHEARD.labels(self.shop).inc()
+            self.look_later(one.listing, HEAR_AGAIN_S)
+            return
+        self._looks.discard(one.listing)
+        await self._lane.submit(partial(self._writer.levels.heard, pump=self, one=one))
 
     def _look(self, listing: str) -> None:
         self._looks.discard(listing)

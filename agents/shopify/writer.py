@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
+from agents.hearing import Hearing
 from agents.shopify import intents, metrics
 from agents.shopify.levels import Levels
 from agents.shopify.plan import Activate, Plan, Read, Work
@@ -52,12 +53,16 @@ class Paused(Record, frozen=True, kw_only=True):
     asked: bool = False  # by somebody: it is not tried again before it is resumed
 
 
-def register(app: App, clients: ShopClients, *, max_refusals: int, hand_edit_s: float) -> None:
-    """Declare the writer's tables, topics and agents on a service.
+class Rules(NamedTuple):
+    """The writer's settings."""
 
-    ``hand_edit_s`` is how long an unexplained level must stay to be taken for a hand edit.
-    """
-    writer = Writer(app, clients, max_refusals, hand_edit_s)
+    max_refusals: int  # of a listing, before it is held
+    hand_edit_s: float  # how long an unexplained level must stay to be taken for a hand edit
+
+
+def register(app: App, clients: ShopClients, rules: Rules, hearing: Hearing) -> None:
+    """Declare the writer's tables, topics and agents on a service."""
+    writer = Writer(app, clients, rules, hearing)
     for topic, take in (
         ("shopify.targets", writer.take),
         ("shopify.levels", writer.levels.take),
@@ -79,15 +84,16 @@ def _agent(app: App, topic: str, take: Callable[[Transaction, SourceRecord], Non
 class Writer:
     """Decides over the tables ``pushes``, ``intents`` and ``paused``; owns the pumps."""
 
-    def __init__(self, app: App, clients: ShopClients, max_refusals: int, hand_edit_s: float) -> None:
+    def __init__(self, app: App, clients: ShopClients, rules: Rules, hearing: Hearing) -> None:
         self.pushes: Table[PushState] = app.state_table("pushes", PushState)
         self.intents: Table[Intent] = app.state_table("intents", Intent)
         self.paused: Table[Paused] = app.state_table("paused", Paused)
         self.clients = clients
-        self.hand_edit_s = hand_edit_s
+        self.hand_edit_s = rules.hand_edit_s
+        self.hearing = hearing
         self.levels = Levels(self)
         self._app = app
-        self._max_refusals = max_refusals
+        self._max_refusals = rules.max_refusals
         self._pumps: dict[Lane, dict[str, Pump]] = {}
         app.on_lane_opened(self._open)
         app.on_lane_closed(self._close)

@@ -13,6 +13,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from app.errors import Misconfigured
 from app.exactly_once.positions import Position, decode_position, positions_topic
 
+NEAR_END = 200
+"""The last position of a lane is looked for among so many offsets first: a long topic need not be read."""
+
 
 class Start(StrEnum):
     """Where a service shall go on reading its source topics."""
@@ -29,17 +32,29 @@ async def show_positions(
     topic = positions_topic(service)
     consumer = AIOKafkaConsumer(**kafka_options, isolation_level="read_committed", enable_auto_commit=False)
     await consumer.start()
-    found: dict[int, Position] = {}
     try:
         parts = [TopicPartition(topic, partition) for partition in range(partitions)]
-        consumer.assign(parts)
-        await consumer.seek_to_beginning(*parts)
-        ends = await consumer.end_offsets(parts)
-        while not all([await consumer.position(part) >= ends[part] for part in parts]):
-            for part, records in (await consumer.getmany(timeout_ms=200)).items():
-                found[part.partition] = decode_position(records[-1].value)
+        begins, ends = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)
+        near = {part: max(begins[part], ends[part] - NEAR_END) for part in parts}
+        found = await _last_positions(consumer, near, ends)
+        far = {part: begins[part] for part in parts if part not in found and begins[part] < near[part]}
+        found |= await _last_positions(consumer, far, ends)
     finally:
         await consumer.stop()
+    return {part.partition: position for part, position in found.items()}
+
+
+async def _last_positions(
+    consumer: AIOKafkaConsumer, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, Position]:
+    """The last position of each partition, of those that are recorded from ``starts`` on."""
+    found: dict[TopicPartition, Position] = {}
+    consumer.assign(list(starts))
+    for part, start in starts.items():
+        consumer.seek(part, start)
+    while not all([await consumer.position(part) >= ends[part] for part in starts]):
+        for part, records in (await consumer.getmany(timeout_ms=200)).items():
+            found[part] = decode_position(records[-1].value)
     return found
 
 

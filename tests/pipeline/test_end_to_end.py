@@ -154,8 +154,9 @@ class Running:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    # A test looks for correlation ids, another one waits for the catch-up.
-    loud = {"SKUSTREAM_LOG_LEVEL": "debug", "SKUSTREAM_CATCH_UP_S": "3"}
+    # A test looks for correlation ids, another one waits for the catch-up. And what is not heard yet must
+    # never pass for a hand edit, however little time it is given.
+    loud = {"SKUSTREAM_LOG_LEVEL": "debug", "SKUSTREAM_CATCH_UP_S": "3", "SKUSTREAM_HAND_EDIT_S": "1"}
     policies = ("report", "import")
     stack = Stack(tmp_path_factory.mktemp("stack"), load_settings(), environment=loud, hand_edits=policies)
     keys = catalogue(SKUS, OPENING)
@@ -482,6 +483,26 @@ async def test_what_nothing_explains_is_corrected_when_it_is_small_and_on_demand
     assert not await _asked(running, merchants, "set")
     assert await running.shows(merchants) == OPENING + 4
     await running.edit(merchants, -3)
+
+
+async def test_a_shipment_that_a_service_has_not_heard_of_is_no_hand_edit(running: Running) -> None:
+    key = running.key()
+    await running.quiet()
+    await running.stack.hold("orders")
+    order = await running.sell(key, 3, shop=1)  # south imports edits
+    await running.admin.act("fulfil", shop=SOUTH, order=order["id"])
+    await until(lambda: _unheard(running, SOUTH), "the level looks changed by hand, and is left alone")
+    running.stack.resume("orders")
+    await until(lambda: _is(running.shows(key.listings[0]), OPENING - 3), "the other shop shows less")
+    await running.quiet()
+    assert (await running.level(key)).on_hand == OPENING - 3
+    assert not [one for one in await running.outcomes(key) if one.startswith("hand-edit:")]
+
+
+async def _unheard(running: Running, shop: str) -> bool:
+    url = f"{running.stack.processes['shopify'].state.url}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return f'skustream_hand_edits_unheard_total{{shop="{shop}"}}' in await answer.text()
 
 
 async def test_a_shop_that_is_gone_is_forgotten_and_no_other(running: Running) -> None:

@@ -9,12 +9,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from agents.hearing import Heard
 from agents.shopify.pump import Pump
-from agents.shopify.writer import Writer
+from agents.shopify.writer import Rules, Writer
 from app.dead_letters import dead_letter
 from app.errors import LaneLost, Rejected
 from app.exactly_once.store import Table
@@ -171,8 +173,14 @@ class Bench:
         self.shop = shop
         self.lane = OneLane(memory if memory is not None else Memory())
         self.clients = ShopClients({shop.domain: shop})
-        self.writer = Writer(self.lane, self.clients, max_refusals=2, hand_edit_s=hand_edit_s)  # type: ignore[arg-type]
+        self.heard = Heard(looked_until=datetime.max.replace(tzinfo=UTC))  # what the services would say
+        rules = Rules(max_refusals=2, hand_edit_s=hand_edit_s)
+        self.writer = Writer(self.lane, self.clients, rules, self._hearing)  # type: ignore[arg-type]  # one lane
         self.refused: list[Rejected] = []
+
+    async def _hearing(self, shop: str) -> Heard:
+        assert shop == self.shop.domain
+        return self.heard
 
     @property
     def pump(self) -> Pump:

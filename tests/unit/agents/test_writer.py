@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from support.one_lane import Bench, Memory, bench
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
+from agents.hearing import Heard
 from agents.shopify import intents, metrics, pump
 from agents.shopify.breaker import FAILURES, PAUSED_S, State
 from agents.shopify.plan import Read, Send
@@ -599,6 +600,30 @@ async def test_an_order_on_its_way_is_not_taken_for_a_hand_edit(
         writer.level(*level(TEE, 7))
         await writer.until(lambda: writer.state(TEE).noticed is None, "the read finds no unit missing")
         assert writer.emitted("stock.movements", Movement) == []
+
+
+@pytest.mark.parametrize("policy", ["import", "overrule"])
+async def test_what_may_not_have_been_heard_yet_is_no_hand_edit(
+    shop: Simulated, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr(pump, "HEAR_AGAIN_S", 0.05)
+    async with bench(replace(shop.shop, hand_edits=policy), hand_edit_s=0.1) as writer:
+        writer.take(target(TEE, 10))
+        await settled(writer, TEE)
+        writer.heard = Heard(behind="orders has not taken 1 records")
+        await shop.act("edit", shop=DOMAIN, item=TEE, location=MAIN, delta=-3)
+        writer.level(*level(TEE, 7))
+        times = metrics.UNHEARD.labels(DOMAIN)._value.get
+        before = times()
+        await writer.until(lambda: times() > before + 1, "it is read, and left alone, again and again")
+        assert writer.state(TEE).noticed is not None
+        assert writer.emitted("stock.movements", Movement) == []
+        writer.take(target(TEE, 7, version=2, physical_total=-3))
+        await writer.until(lambda: writer.state(TEE).noticed is None, "the shipment explains it")
+        await settled(writer, TEE)
+        assert writer.emitted("stock.movements", Movement) == []
+        assert await shop.available(TEE) == 7
 
 
 async def test_a_target_that_comes_while_its_listing_is_looked_at_is_written(
