@@ -608,6 +608,8 @@ class OrderNotice(Record, frozen=True, kw_only=True):
     updated_at: Instant
     cancelled_at: Instant | None = None
     fulfillment_status: str = ""  # Shopify's OrderDisplayFulfillmentStatus; empty: not told
+    units: int | None = None  # of lines that are paid for, less what was refunded, edited out or cancelled
+    fulfillments: int | None = None  # cancelled ones included
 
 
 class OrderDeleted(Record, frozen=True, kw_only=True):

@@ -121,7 +121,8 @@ def take_seen(record: OrderRecord | None, shop: str, seen: OrderNotice) -> Order
     """Note that a poll has seen an order as it was changed last, which may be what we have heard of.
 
     Shopify's instants have whole seconds: a snapshot of the same one may be from before the order's last
-    change. What the poll tells of its stage must agree with it; if not, only a read will do.
+    change. What the poll tells of its stage must agree with it; if not, only a read will do. Gift cards are
+    not among the units that a poll tells: orders with them are read.
     """
     hidden = record is not None and record.updated_at == seen.updated_at and not _agrees(record, seen)
     return take_notice(record, shop, seen.id, at=seen.updated_at, unread=hidden)
@@ -131,11 +132,21 @@ def _agrees(record: OrderRecord, seen: OrderNotice) -> bool:
     """Whether an order is as far as a poll has seen it."""
     if (record.cancelled_at is None) != (seen.cancelled_at is None):
         return False
+    if seen.fulfillments not in (None, len(record.fulfillments)):
+        return False
+    if record.cancelled_at is None and seen.units not in (None, _units(record)):
+        return False
     shipped = any(one.status == "success" for one in record.fulfillments.values())
     if seen.fulfillment_status in ("FULFILLED", "PARTIALLY_FULFILLED"):
         left = any(line.fulfillable > 0 for line in record.lines.values())
         return shipped and left == (seen.fulfillment_status == "PARTIALLY_FULFILLED")
     return not (shipped and seen.fulfillment_status)
+
+
+def _units(record: OrderRecord) -> int:
+    """The order's units, less what was edited out or refunded."""
+    ordered = sum(line.quantity - line.removed for line in record.lines.values())
+    return ordered - sum(one.quantity for one in record.refund_lines.values())
 
 
 def take_missing(record: OrderRecord) -> OrderRecord:

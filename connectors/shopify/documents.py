@@ -220,7 +220,10 @@ BULK_LEVELS = """{
 CHANGED_ORDERS = gql("""
 query ChangedOrders($query: String!, $first: Int!, $after: String) {
   orders(query: $query, first: $first, after: $after, sortKey: UPDATED_AT) {
-    nodes { legacyResourceId updatedAt cancelledAt displayFulfillmentStatus }
+    nodes {
+      legacyResourceId updatedAt cancelledAt displayFulfillmentStatus currentSubtotalLineItemsQuantity
+      fulfillmentsCount { count }
+    }
     pageInfo { hasNextPage endCursor }
   }
 }

@@ -29,11 +29,13 @@ from app.records import (
     Movement,
     MovementKind,
     Order,
+    OrderNotice,
     Routing,
     StockRecord,
     listing_key,
 )
 from app.shops import Shop
+from connectors.shopify.changed_orders import changed_orders, envelope_of
 from connectors.shopify.client import ShopClient
 from connectors.shopify.simulator import shopper
 from connectors.shopify.simulator.bulk import BulkOperations
@@ -161,6 +163,16 @@ def ask(stage: Stage) -> Answers:
         return Answers(order=order, routing=routing)
 
     return asyncio.run(both())
+
+
+def poll(stage: Stage) -> Envelope:
+    """What the catch-up tells of the order as it is now."""
+
+    async def newest() -> OrderNotice:
+        [[notice]] = [page async for page in changed_orders(stage.client, BEGAN - timedelta(days=1))]
+        return notice
+
+    return envelope_of(SHOP, asyncio.run(newest()), BEGAN)
 
 
 def envelopes(stage: Stage, webhooks: Iterable[Webhook]) -> list[Envelope]:

@@ -267,6 +267,10 @@ def order_view(shop: ShopState, order: Order) -> View:
         "cancelReason": "CUSTOMER" if cancelled else None,
         "closedAt": cancelled,
         "displayFulfillmentStatus": status,
+        "currentSubtotalLineItemsQuantity": sum(
+            each.current for each in order.lines if not each.item.gift_card
+        ),
+        "fulfillmentsCount": {"count": len(order.fulfillments), "precision": "EXACT"},
         "retailLocation": lambda info: location_by(shop, order.location_id),
         "lineItems": lambda info, **args: page([_line(shop, each) for each in order.lines], args),
         "fulfillments": lambda info, **args: [

@@ -59,7 +59,10 @@ SHIPPED = Fulfillment(id=5, status="success", created_at=NOON, line_items=[Fulfi
         (0, True, False, {"fulfillment_status": "FULFILLED"}, False),
         (1, True, False, {"fulfillment_status": "UNFULFILLED"}, True),
         (2, False, False, {"fulfillment_status": "UNFULFILLED", "cancelled_at": NOON}, True),
-        (0, False, True, {"fulfillment_status": "UNFULFILLED", "cancelled_at": NOON}, False),
+        (0, False, True, {"fulfillment_status": "UNFULFILLED", "cancelled_at": NOON, "units": 0}, False),
+        (2, False, False, {"fulfillment_status": "UNFULFILLED", "units": 2, "fulfillments": 0}, False),
+        (2, False, False, {"fulfillment_status": "UNFULFILLED", "units": 1}, True),  # refunded or edited
+        (1, True, False, {"fulfillment_status": "PARTIALLY_FULFILLED", "fulfillments": 2}, True),
     ],
 )
 def test_an_order_that_went_further_within_the_second_of_what_we_heard_is_read(

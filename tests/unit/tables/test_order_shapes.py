@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
-from itertools import permutations
+from itertools import pairwise, permutations
 from math import factorial
 from random import Random
 from typing import Any
@@ -36,6 +36,7 @@ from support.order_shapes import (
     Stage,
     ask,
     envelopes,
+    poll,
 )
 
 from app.records import Envelope, Order
@@ -574,6 +575,24 @@ def test_a_shape_told_in_any_order_and_twice_ends_at_the_shops_levels(name: str,
             ids = [movement.id for movement in listener.movements]
             assert len(ids) == len(set(ids))
         tried("order shapes", name)
+
+
+@pytest.mark.parametrize("gap_s", [60.0, 0.0], ids=["minutes apart", "in one second"])
+@pytest.mark.parametrize("name", [name for name in SHAPES if "deleted" not in name])  # no poll lists these
+def test_a_shape_of_which_one_step_is_never_told_is_found_by_the_catch_up(name: str, gap_s: float) -> None:
+    stage, steps = Stage(gap_s=gap_s), [0]
+    for _ in SHAPES[name][0](stage):
+        steps.append(len(stage.webhooks))
+    answers, notice = ask(stage), poll(stage)
+    for begin, end in pairwise(steps):
+        listener = Listener()
+        for webhook in (*stage.webhooks[:begin], *stage.webhooks[end:]):
+            for envelope in envelopes(stage, [webhook]):
+                listener.hear(envelope)
+        listener.read(answers)
+        listener.hear(notice)
+        listener.read(answers)
+        assert listener.levels() == stage.levels(), stage.webhooks[begin:end]
 
 
 @pytest.mark.parametrize("name", SHAPES)
