@@ -48,7 +48,7 @@ class CatchUp:
         """Tell of every order of a shop that changed since the last poll.
 
         1. Look back from where the last poll came to.
-        2. Take a page of changes, oldest first, up to those whose webhook may still come.
+        2. Take a page of changes, oldest first, without new orders whose webhook may still come.
         3. Commit what is new of it and how far we came, in one transaction; go on with 2.
         4. Say that all changes up to then are told of, and forget what no later poll can find again.
 
@@ -61,8 +61,6 @@ class CatchUp:
         async for page in changed_orders(self._clients.of(shop), since):
             settled = catch_up.settled(page, until)
             told += await lane.submit(partial(self.take, shop=shop, orders=settled))
-            if len(settled) < len(page):
-                break
         known = list(lane.scan(self.noticed))
         await lane.submit(partial(self.finish, shop=shop, looked_until=until, known=known))
         if told:

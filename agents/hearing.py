@@ -49,5 +49,5 @@ async def explained_by_none(few: Sequence[Drift], hearing: Hearing) -> list[Drif
     unheard = {one.key: why for one in few if (why := heard.unheard(one.since))}
     if unheard:
         why = next(iter(unheard.values()))
-        log.warning("listings are not corrected now", shop=few[0].shop, listings=len(unheard), why=why)
+        log.info("listings are not corrected now", shop=few[0].shop, listings=len(unheard), why=why)
     return [one for one in few if one.key not in unheard]

@@ -88,10 +88,10 @@ class WantedRead(Record, frozen=True, kw_only=True):
     """An order that must be read, or its fulfilment orders (table ``reads``)."""
 
     reason: str
-    misshapen: str = ""  # what was wrong with the answer, when that has been told
+    misshapen: str = ""  # what was wrong with the question or the answer, when that has been told
 
 
-Found = Order | Misshapen | None
+Found = Order | Rejected | None
 """What a read brought; None: the shop has no such order."""
 
 
@@ -167,9 +167,10 @@ class OrderKeeper:
         """Take what reads brought; the keys for which it was enough, or all that there will be."""
         enough = set()
         for key, order in found.items():
-            if isinstance(order, Misshapen):
-                self._tell_misshapen(transaction, key, order, asked[key].correlation_id)
-                enough.add(key)
+            if isinstance(order, Rejected):
+                self._tell_unreadable(transaction, key, order, asked[key].correlation_id)
+                if isinstance(order, Misshapen):
+                    enough.add(key)
             elif self._answer(transaction, key, order, asked[key]):
                 enough.add(key)
             transaction.keep()
@@ -189,10 +190,14 @@ class OrderKeeper:
         source = ReadRecord(topic=READ_TOPIC, timestamp=transaction.now_ms, key=key, value=encode(order))
         return not self._settle(transaction, known, record, source, known.correlation_id).read_wanted
 
-    def _tell_misshapen(
-        self, transaction: Transaction, key: bytes, error: Misshapen, correlation_id: str
+    def _tell_unreadable(
+        self, transaction: Transaction, key: bytes, error: Rejected, correlation_id: str
     ) -> None:
-        """Tell it once; the order stays in ``reads``: its next webhook, or a restart, has it read again."""
+        """Tell it once; the order stays in ``reads``.
+
+        A refused question is asked again and again; a misshapen answer is not asked for before the order's
+        next webhook, or a restart.
+        """
         wanted = transaction.get(self.reads, key)
         if wanted is None or wanted.misshapen == str(error):
             return
@@ -372,9 +377,9 @@ class OrderReader:
     async def _read(self, key: bytes, asked: OrderRecord, found: dict[bytes, Found]) -> None:
         try:
             found[key] = await self._clients.of(asked.shop).order(asked.order_id)
-        except Misshapen as error:
+        except Rejected as error:
             found[key] = error
-        except (Retry, Rejected) as error:
+        except Retry as error:
             log.warning(
                 "an order could not be read",
                 order=key.decode(),

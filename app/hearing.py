@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
 import msgspec
@@ -12,21 +13,24 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from agents.hearing import Heard
-from agents.orders import ROUTING, WantedRead
-from app import kafka_tools
+from agents.orders import WantedRead
 from app.errors import BrokerUnavailable
-from app.lag import NotTaken, wait_taken
+from app.lag import LOOK_S, LagReader, NotTaken, lag_reader
 from app.records import shop_of
 from app.settings import Settings
 from tables.catch_up import CaughtUp
 
 TAKEN_LIMIT_S = 10.0
 """A service that gets on takes what is there within this; after it, the look ends with what is behind."""
+LOOK_LIMIT_S = 60.0
+"""Of a whole look: a topic that is cut off while it is read would never end."""
 
 CAUGHT_UP = "skustream.reconcile.caught_up"
 LOOKUPS = "skustream.orders.lookups"
 READS = "skustream.orders.reads"
 TOPICS = (CAUGHT_UP, LOOKUPS, READS)
+SOURCES = {"orders": "shopify.orders", "stock": "stock.movements", "shopify": "shopify.targets"}
+"""What each service takes of what shops do."""
 
 
 class _Look(Struct, frozen=True, kw_only=True):
@@ -34,13 +38,13 @@ class _Look(Struct, frozen=True, kw_only=True):
 
     began: float  # loop time
     behind: str = ""
-    open_reads: Mapping[str, int] = {}  # orders that are still to be read, by shop
+    unread: Mapping[str, int] = {}  # orders that a shop has still to be asked about, by shop
     looked_until: Mapping[str, datetime | None] = {}
 
     def of(self, shop: str) -> Heard:
         behind = self.behind
-        if not behind and self.open_reads.get(shop):
-            behind = f"orders has still to read {self.open_reads[shop]} orders of the shop"
+        if not behind and self.unread.get(shop):
+            behind = f"orders has still to ask the shop about {self.unread[shop]} orders"
         return Heard(behind=behind, looked_until=self.looked_until.get(shop))
 
 
@@ -67,50 +71,59 @@ class ServiceHearing:
     async def _look(self) -> _Look:
         began = asyncio.get_running_loop().time()
         try:
-            return await self._heard(began)
+            async with asyncio.timeout(LOOK_LIMIT_S), self._reader() as reader:
+                return await self._heard(reader, began)
         except (NotTaken, BrokerUnavailable) as error:
             return _Look(began=began, behind=str(error))
         except (KafkaError, TimeoutError, OSError) as error:
             return _Look(began=began, behind=f"the brokers do not tell: {type(error).__name__}: {error}")
 
-    async def _heard(self, began: float) -> _Look:
-        """Follow what a shop did, in the order in which it goes.
+    def _reader(self) -> AbstractAsyncContextManager[LagReader]:
+        return lag_reader(self._settings, SOURCES, [*SOURCES.values(), *TOPICS])
+
+    async def _heard(self, reader: LagReader, began: float) -> _Look:
+        """Follow what shops did, in the order in which it goes.
 
         1. The catch-up tells of orders whose webhooks were lost.
         2. The orders service takes webhooks. Those that name no order come again when theirs is found.
-        3. It reads orders of which a webhook does not say enough.
+        3. It asks shops about orders: what a webhook leaves open, and where they are to leave from.
         4. The adjuster takes the movements.
         5. The writer takes the targets.
         """
-        looked_until = await self._looked_until()
-        await self._taken("orders", "shopify.orders")
-        lookups = await self._open(LOOKUPS)
-        await self._taken("orders", "shopify.orders")
-        reads = await self._open(READS)
-        await self._taken("stock", "stock.movements")
-        await self._taken("shopify", "shopify.targets")
-        return _Look(began=began, open_reads=lookups + reads, looked_until=looked_until)
+        looked_until = await self._looked_until(reader)
+        await self._taken(reader, "orders")
+        unread = await self._left_open(reader, LOOKUPS)
+        await self._taken(reader, "orders")
+        unread += await self._left_open(reader, READS)
+        await self._taken(reader, "stock")
+        await self._taken(reader, "shopify")
+        return _Look(began=began, unread=unread, looked_until=looked_until)
 
-    async def _looked_until(self) -> dict[str, datetime | None]:
+    async def _taken(self, reader: LagReader, service: str) -> None:
+        await reader.wait_taken(service, SOURCES[service], self._limit_s)
+
+    async def _looked_until(self, reader: LagReader) -> dict[str, datetime | None]:
         decode = msgspec.json.Decoder(CaughtUp).decode
-        values = await kafka_tools.last_values(self._settings, CAUGHT_UP)
+        values = await reader.last_values(CAUGHT_UP)
         return {shop.decode(): decode(value).looked_until for shop, value in values.items()}
 
-    async def _open(self, topic: str) -> Counter[str]:
-        """Orders that the shop has to be asked about before their units are known, by shop.
+    async def _left_open(self, reader: LagReader, topic: str) -> Counter[str]:
+        """Of the orders that shops have to be asked about now, those that stay so, by shop.
 
-        Where an order is to leave from does not change how many units a shop has; and an order that cannot
-        be read is told of in a dead letter, and waits for somebody.
+        In a busy shop there are always some, so each has the time to be answered that a service has. One that
+        cannot be read is told of in a dead letter and waits for somebody; it holds nothing up.
         """
-        values = await kafka_tools.last_values(self._settings, topic)
-        return Counter(shop_of(key).decode() for key, value in values.items() if _holds_up(topic, value))
+        end = asyncio.get_running_loop().time() + self._limit_s
+        left = await self._wanted(reader, topic)
+        while left and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(LOOK_S)
+            left &= await self._wanted(reader, topic)
+        return Counter(shop_of(key).decode() for key in left)
 
-    async def _taken(self, service: str, source: str) -> None:
-        await wait_taken(self._settings, service, source, self._limit_s)
+    async def _wanted(self, reader: LagReader, topic: str) -> set[bytes]:
+        values = await reader.last_values(topic)
+        return {key for key, value in values.items() if topic != READS or not _given_up(value)}
 
 
-def _holds_up(topic: str, value: bytes) -> bool:
-    if topic != READS:
-        return True
-    wanted = msgspec.json.decode(value, type=WantedRead)
-    return wanted.reason != ROUTING and not wanted.misshapen
+def _given_up(value: bytes) -> bool:
+    return bool(msgspec.json.decode(value, type=WantedRead).misshapen)

@@ -12,7 +12,9 @@ import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 from app.errors import BrokerUnavailable, Misconfigured
@@ -43,6 +45,11 @@ transaction.state.log.replication.factor={replicas}
 transaction.state.log.min.isr={in_sync}
 min.insync.replicas={in_sync}
 """
+
+
+PORTS = range(15_000, 32_000)
+"""Below what systems give to outgoing connections (Linux from 32 768 on, others from 49 152)."""
+TRIES = 50
 
 
 class Quorum(NamedTuple):
@@ -225,10 +232,18 @@ class LocalCluster:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nobody listens on now, and that no outgoing connection is given.
+
+    Such a connection may get any port of the system's own range, the one included that was free a moment ago.
+
+    Raises:
+        OSError: when none is found.
+    """
+    for port in Random().sample(PORTS, TRIES):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"none of {TRIES} ports of {PORTS.start} to {PORTS.stop} is free")
 
 
 def external_bootstrap() -> str | None:

@@ -606,6 +606,7 @@ class OrderNotice(Record, frozen=True, kw_only=True):
 
     id: int
     updated_at: Instant
+    created_at: Instant | None = None
     cancelled_at: Instant | None = None
     fulfillment_status: str = ""  # Shopify's OrderDisplayFulfillmentStatus; empty: not told
     units: int | None = None  # of lines that are paid for, less what was refunded, edited out or cancelled

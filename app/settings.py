@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     """How often a listing may be refused by its shop before it goes to the dead-letter topic."""
     hand_edit_s: float = Field(600.0, ge=1.0)
     """How long a level that nothing explains must stay the same before it is taken for a hand edit: longer
-    than webhooks are late, and than it takes to catch up with missed ones.
+    than Shopify's webhooks are late. What has reached Kafka, or the catch-up can find, is waited for besides.
     """
     low_water: int = Field(0, ge=0)
     """Alert `low` at this many available units; 0 is off."""

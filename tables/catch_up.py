@@ -19,7 +19,7 @@ FIRST = timedelta(hours=1)
 ``skustream orders catch-up --since``.
 """
 SETTLE = timedelta(minutes=1)
-"""An order that changed later than this is left for the next poll: its webhook is likely under way."""
+"""A new order that is younger than this is left for the next poll: its webhook is likely under way."""
 
 
 class CaughtUp(Record, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class Taken(NamedTuple):
 
 
 def settle_time(period_s: float) -> timedelta:
-    """How old a change must be: ``SETTLE``, or a third of the period where polls are closer together."""
+    """How old an order must be: ``SETTLE``, or a third of the period where polls are closer together."""
     return min(SETTLE, timedelta(seconds=period_s / 3))
 
 
@@ -52,8 +52,12 @@ def begins(reached: CaughtUp) -> datetime:
 
 
 def settled(orders: Sequence[OrderNotice], until: datetime) -> list[OrderNotice]:
-    """The orders whose change is old enough to be told of."""
-    return [order for order in orders if order.updated_at <= until]
+    """The orders that may have changed up to then, whatever happened to them since.
+
+    An order shows its last change only, which may hide one of long before. So only orders that did not exist
+    then are left out.
+    """
+    return [order for order in orders if order.created_at is None or order.created_at <= until]
 
 
 def take(

@@ -101,11 +101,11 @@ def look(
     *,
     now_ms: int,
     confirm_s: float,
-    heard: bool = False,
+    heard: datetime | None = None,
 ) -> Looked:
     """Judge a read of a noticed listing, asked when its target had ``version``.
 
-    ``heard``: what the shop did up to the first read has all been taken, and the state is as of after that.
+    ``heard``: what the shop did up to then had all been taken before the listing was read.
     Of a level that is inactive the units say nothing: they are judged, or read anew, when it is active again.
     """
     noticed = state.noticed
@@ -130,8 +130,9 @@ def look(
     left_s = confirm_s - (now_ms - noticed.read_ms) / 1000
     if left_s > 0:
         return _again(state, noticed, left_s)
-    if not heard:
-        return Looked(state=state, unheard=datetime.fromtimestamp(noticed.read_ms / 1000, UTC))
+    first_read = datetime.fromtimestamp(noticed.read_ms / 1000, UTC)
+    if heard is None or heard < first_read:
+        return Looked(state=state, unheard=first_read)
     return Looked(
         state=replace(state, noticed=None), edit=Edit(units=off, read=read, since_ms=noticed.since_ms)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -25,15 +25,6 @@ log = structlog.get_logger(__name__)
 
 decode_envelope = msgspec.json.Decoder(Envelope).decode
 decode_change = msgspec.json.Decoder(LevelChange).decode
-
-
-class Unheard(NamedTuple):
-    """What looks like a hand edit, as far as all is heard that the shop did up to ``before``."""
-
-    listing: str
-    level: LevelRead  # as it was read last
-    version: int  # of the target at that time
-    before: datetime
 
 
 class Levels:
@@ -67,21 +58,19 @@ class Levels:
         state: PushState,
         level: LevelRead,
         version: int,
-        *,
-        heard: bool = False,
     ) -> None:
-        """Take a read of a listing with an unexplained level; ``heard`` as in ``tables.edits``."""
+        """Take a read of a listing with an unexplained level."""
         looked = edits.look(
             state,
             level,
             version,
             now_ms=transaction.now_ms,
             confirm_s=self._writer.hand_edit_s,
-            heard=heard,
+            heard=pump.heard.get(state.target.key),
         )
         state = looked.state
         if looked.unheard is not None:
-            pump.hear(Unheard(state.target.key, level, version, looked.unheard))
+            pump.hear(state.target.key, looked.unheard)
         if looked.edit is not None:
             state = self._follow(transaction, state, looked.edit)
         if state.inactive:
@@ -89,12 +78,6 @@ class Levels:
         if looked.again_s is not None:
             pump.look_later(state.target.key, looked.again_s)
         self._writer.put(transaction, state)
-
-    def heard(self, transaction: Transaction, pump: Pump, one: Unheard) -> None:
-        """All is heard that the shop did before a level was read first: judge the last read again."""
-        state = transaction.get(self._writer.pushes, one.listing.encode())
-        if state is not None and state.noticed is not None:
-            self.look(transaction, pump, state, one.level, one.version, heard=True)
 
     def _follow(self, transaction: Transaction, state: PushState, edit: Edit) -> PushState:
         """Follow the shop's policy about hand edits, exactly once: all of it is in one transaction."""

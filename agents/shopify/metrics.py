@@ -27,9 +27,9 @@ LEVELS = Counter(
 EDITS = Counter(
     "skustream_hand_edits_total", "Confirmed hand edits, by the policy followed", ["shop", "policy"]
 )
-UNHEARD = Counter(
-    "skustream_hand_edits_unheard_total",
-    "Times a level that looks changed by hand was left alone, because not all was heard that may explain it",
+UNHEARD = Gauge(
+    "skustream_levels_unheard",
+    "Levels that look changed by hand and are left alone: not all is heard that may explain them",
     ["shop"],
 )
 CORRECTIONS = Counter(

@@ -27,7 +27,6 @@ from tables.pushes import Intent, Need, PushState
 from tables.reactions import TOO_COSTLY, Reaction, reaction_to
 
 if TYPE_CHECKING:
-    from agents.shopify.levels import Unheard
     from agents.shopify.writer import Writer
 
 T = TypeVar("T")
@@ -43,7 +42,7 @@ SCAN_CALLS = 4
 DEFECT_LIMIT = 3
 """Calls refused as a whole, in a row, after which the shop is paused: the code or its data is defective."""
 HEAR_AGAIN_S = 30.0
-"""Before what looks like a hand edit is read again, when not all was heard that may explain it."""
+"""Before the services are asked again, when not all was heard that may explain a level."""
 PUT_OFF_S = (1.0, 2.0, 4.0, 8.0)
 
 log = structlog.get_logger(__name__)
@@ -70,8 +69,9 @@ class Pump:
         self._reserved: set[Reservation] = set()  # of calls that are decided or under way
         self._busy: set[str] = set()  # being read or activated, or put off
         self._looks: set[str] = set()  # listings with a look to come
-        self._hearing: set[asyncio.Task[None]] = set()
-        self._unheard = ""  # what was said last about what is not heard
+        self._hearing: asyncio.Task[None] | None = None
+        self._unheard: dict[str, datetime] = {}  # what looks changed by hand: all before must be heard
+        self.heard: dict[str, datetime] = {}  # listings to be read of which all before was heard
         self.not_executed = 0  # calls of which the shop carried out nothing, in a row
         self._defects = 0  # calls that were refused as a whole, in a row
         self.answered_at: datetime | None = None  # when the shop last let us in
@@ -85,19 +85,23 @@ class Pump:
 
         The budget outlives the pump: what was decided and never sent would be missing in it for ever.
         """
-        for task in (self._task, *self._calls, *self._hearing):
-            task.cancel()
+        for task in (self._task, *self._calls, self._hearing):
+            if task is not None:
+                task.cancel()
         for reserved in self._reserved:
             self._client.budget.end(reserved)
         self._reserved.clear()
         metrics.WAITING.labels(self.shop).set_function(int)
+        metrics.UNHEARD.labels(self.shop).set(0)
 
     # -- what waits ------------------------------------------------------------------------------
 
     def notice(self, state: PushState) -> None:
         """A listing has changed."""
         listing = state.target.key
-        if state.noticed is not None and listing not in self._looks:
+        if state.noticed is None and self._unheard.pop(listing, None) is not None:
+            self._looks.discard(listing)  # what we have heard meanwhile explains it
+        elif state.noticed is not None and listing not in self._looks:
             self.look_later(listing, FIRST_LOOK_S)
         if listing in self._busy:
             return
@@ -118,6 +122,7 @@ class Pump:
         """Nothing is to be done about a listing."""
         self.take([listing], busy=False)
         self.due.discard(listing)
+        self.heard.pop(listing, None)
 
     def take(self, listings: Sequence[str], *, busy: bool) -> None:
         """A call is made about these listings; ``busy`` ones are left alone until ``done``."""
@@ -127,8 +132,11 @@ class Pump:
 
     def done(self, listings: Iterable[str]) -> None:
         """These listings were read or activated."""
-        self._busy.difference_update(listings)
-        self.due.difference_update(listings)
+        done = set(listings)
+        self._busy -= done
+        self.due -= done
+        for listing in done & self.heard.keys():
+            del self.heard[listing]
 
     def carry_out(self, intent: Intent) -> None:
         """Send a committed intent that no call carries yet."""
@@ -146,25 +154,35 @@ class Pump:
         self._looks.add(listing)
         asyncio.get_running_loop().call_later(pause_s, self._look, listing)
 
-    def hear(self, one: Unheard) -> None:
-        """Find out whether all is heard that may explain a level, and have it judged; or read it again."""
-        self._looks.add(one.listing)
-        task = self._app.background(self._hear(one), f"hearing of {one.listing}")
-        self._hearing.add(task)
-        task.add_done_callback(self._hearing.discard)
+    def hear(self, listing: str, before: datetime) -> None:
+        """Read a listing that looks changed by hand again, when all is heard that the shop did ``before``."""
+        self._looks.add(listing)
+        self._unheard[listing] = before
+        if self._hearing is None:
+            self._hearing = self._app.background(self._hear(), f"hearing of {self.shop}")
 
-    async def _hear(self, one: Unheard) -> None:
-        unheard = (await self._writer.hearing(self.shop)).unheard(one.before)
-        if unheard != self._unheard:
-            self._unheard = unheard
-            why = unheard or "all is heard again"
-            log.warning("whether levels were changed by hand cannot be told now", shop=self.shop, why=why)
-        if unheard:
-            metrics.UNHEARD.labels(self.shop).inc()
-            self.look_later(one.listing, HEAR_AGAIN_S)
-            return
-        self._looks.discard(one.listing)
-        await self._lane.submit(partial(self._writer.levels.heard, pump=self, one=one))
+    async def _hear(self) -> None:
+        """Ask how far the services are until nothing is left that may explain a level."""
+        told = False
+        while self._unheard:
+            asked = dict(self._unheard)
+            heard = await self._writer.hearing(self.shop)
+            for listing, before in asked.items():
+                if listing in self._unheard and not heard.unheard(before):
+                    del self._unheard[listing]
+                    self.heard[listing] = before
+                    self._look(listing)
+            metrics.UNHEARD.labels(self.shop).set(len(self._unheard))
+            if self._unheard:
+                if not told:
+                    why = heard.unheard(max(self._unheard.values()))
+                    log.warning("levels look changed by hand, or are not heard of", shop=self.shop, why=why)
+                told = True
+                await asyncio.sleep(HEAR_AGAIN_S)
+        metrics.UNHEARD.labels(self.shop).set(0)
+        if told:
+            log.info("all is heard that may explain levels", shop=self.shop)
+        self._hearing = None
 
     def _look(self, listing: str) -> None:
         self._looks.discard(listing)

@@ -36,6 +36,8 @@ from app.settings import Settings
 from tables.stock import channel_target
 
 SHIPPING = frozenset({"pushed", "edited"})
+PHYSICAL = {MovementKind.SHIPPED: -1, MovementKind.WRITTEN_OFF: -1, MovementKind.RETURNED: 1}
+"""By what sign an order's movement changes ``on_hand``."""
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -411,7 +413,7 @@ def _differences(
             row = rows[listing.shop, listing.item, listing.location_id]
             committed[name] += row["committed"]
             physical[name] += row["on_hand"] - pushed[listing.shop, listing.item, listing.location_id]
-    own = _own_movements(applied)
+    own = own_movements(applied)
     found = []
     for name in keys:
         level = known.get(name, StockRecord()).level
@@ -422,12 +424,21 @@ def _differences(
     return found
 
 
-def _own_movements(applied: Iterable[Outcome]) -> Counter[str]:
-    """What moved on_hand without any order: counts, receipts, and what was changed by hand in a shop."""
+def own_movements(applied: Iterable[Outcome]) -> Counter[str]:
+    """What moved on_hand beside what orders move, by key: counts, receipts, and what was changed by hand in a
+    shop; and what a count had included of an order that we heard of after it.
+    """
     moved: Counter[str] = Counter()
+    counted: dict[str, datetime] = {}  # as of when
     for outcome in applied:
-        if outcome.movement.cause.order is None:
-            moved[outcome.movement.key] += outcome.after.on_hand - outcome.before.on_hand
+        movement = outcome.movement
+        units = outcome.after.on_hand - outcome.before.on_hand
+        if movement.kind is MovementKind.COUNTED and movement.as_of is not None:
+            counted[movement.key] = movement.as_of
+        if movement.cause.order is None:
+            moved[movement.key] += units
+        elif movement.key in counted and movement.occurred_at <= counted[movement.key]:
+            moved[movement.key] += units - PHYSICAL.get(movement.kind, 0) * movement.quantity
     return moved
 
 

@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from app.errors import Misconfigured
 from app.exactly_once.positions import Position, decode_position, positions_topic
+from app.exactly_once.reading import Offsets, parts_reader, records_between
 
 NEAR_END = 200
 """The last position of a lane is looked for among so many offsets first: a long topic need not be read."""
@@ -29,32 +30,24 @@ async def show_positions(
     service: str, kafka_options: Mapping[str, Any], partitions: int
 ) -> dict[int, Position]:
     """The last recorded position of each lane; lanes without one are left out."""
-    topic = positions_topic(service)
-    consumer = AIOKafkaConsumer(**kafka_options, isolation_level="read_committed", enable_auto_commit=False)
-    await consumer.start()
-    try:
-        parts = [TopicPartition(topic, partition) for partition in range(partitions)]
-        begins, ends = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)
-        near = {part: max(begins[part], ends[part] - NEAR_END) for part in parts}
-        found = await _last_positions(consumer, near, ends)
-        far = {part: begins[part] for part in parts if part not in found and begins[part] < near[part]}
-        found |= await _last_positions(consumer, far, ends)
-    finally:
-        await consumer.stop()
-    return {part.partition: position for part, position in found.items()}
+    parts = [TopicPartition(positions_topic(service), partition) for partition in range(partitions)]
+    async with parts_reader(kafka_options, parts) as consumer:
+        return await last_positions(consumer, parts)
 
 
-async def _last_positions(
-    consumer: AIOKafkaConsumer, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
-) -> dict[TopicPartition, Position]:
-    """The last position of each partition, of those that are recorded from ``starts`` on."""
-    found: dict[TopicPartition, Position] = {}
-    consumer.assign(list(starts))
-    for part, start in starts.items():
-        consumer.seek(part, start)
-    while not all([await consumer.position(part) >= ends[part] for part in starts]):
-        for part, records in (await consumer.getmany(timeout_ms=200)).items():
-            found[part] = decode_position(records[-1].value)
+async def last_positions(consumer: AIOKafkaConsumer, parts: Sequence[TopicPartition]) -> dict[int, Position]:
+    """The last recorded position in each of these partitions of a positions topic, by number."""
+    begins, ends = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)
+    near = {part: max(begins[part], ends[part] - NEAR_END) for part in parts}
+    found = await _positions_from(consumer, near, ends)
+    far = {part: begins[part] for part in parts if part.partition not in found and begins[part] < near[part]}
+    return found | await _positions_from(consumer, far, ends)
+
+
+async def _positions_from(consumer: AIOKafkaConsumer, starts: Offsets, ends: Offsets) -> dict[int, Position]:
+    found: dict[int, Position] = {}
+    async for records in records_between(consumer, starts, ends):
+        found[records[-1].partition] = decode_position(records[-1].value)
     return found
 
 

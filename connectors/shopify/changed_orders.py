@@ -67,6 +67,7 @@ def _notice(node: Any) -> OrderNotice:
     fields = {
         "id": int(node["legacyResourceId"]),
         "updated_at": node["updatedAt"],
+        "created_at": node["createdAt"],
         "cancelled_at": node["cancelledAt"],
         "fulfillment_status": node["displayFulfillmentStatus"],
         "units": node["currentSubtotalLineItemsQuantity"],

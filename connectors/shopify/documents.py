@@ -221,8 +221,8 @@ CHANGED_ORDERS = gql("""
 query ChangedOrders($query: String!, $first: Int!, $after: String) {
   orders(query: $query, first: $first, after: $after, sortKey: UPDATED_AT) {
     nodes {
-      legacyResourceId updatedAt cancelledAt displayFulfillmentStatus currentSubtotalLineItemsQuantity
-      fulfillmentsCount { count }
+      legacyResourceId createdAt updatedAt cancelledAt
+      displayFulfillmentStatus currentSubtotalLineItemsQuantity fulfillmentsCount { count }
     }
     pageInfo { hasNextPage endCursor }
   }

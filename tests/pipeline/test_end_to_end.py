@@ -502,7 +502,7 @@ async def test_a_shipment_that_a_service_has_not_heard_of_is_no_hand_edit(runnin
 async def _unheard(running: Running, shop: str) -> bool:
     url = f"{running.stack.processes['shopify'].state.url}/metrics"
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
-        return f'skustream_hand_edits_unheard_total{{shop="{shop}"}}' in await answer.text()
+        return f'skustream_levels_unheard{{shop="{shop}"}} 1.0' in await answer.text()
 
 
 async def test_a_shop_that_is_gone_is_forgotten_and_no_other(running: Running) -> None:

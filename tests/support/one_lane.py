@@ -39,6 +39,8 @@ from tables.pushes import Intent, PushState
 
 T = TypeVar("T")
 LIMIT_S = 20.0
+EVERYTHING = Heard(looked_until=datetime.max.replace(tzinfo=UTC))
+"""What the services say when nothing is left to be heard."""
 
 
 class Source(NamedTuple):
@@ -173,7 +175,7 @@ class Bench:
         self.shop = shop
         self.lane = OneLane(memory if memory is not None else Memory())
         self.clients = ShopClients({shop.domain: shop})
-        self.heard = Heard(looked_until=datetime.max.replace(tzinfo=UTC))  # what the services would say
+        self.heard = EVERYTHING
         rules = Rules(max_refusals=2, hand_edit_s=hand_edit_s)
         self.writer = Writer(self.lane, self.clients, rules, self._hearing)  # type: ignore[arg-type]  # one lane
         self.refused: list[Rejected] = []

@@ -120,6 +120,27 @@ async def test_an_order_of_an_impossible_shape_is_told_once_and_read_with_its_ne
             await agent.lane.until(lambda: agent.order(shop.shop, sold["id"]).read_done)
 
 
+async def test_an_order_that_may_not_be_read_is_told_once_and_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agents.shop_queues.BACKOFF_S", (0.01,))
+    refusals = 3
+
+    def refuse(request: dict[str, Any]) -> dict[str, Any] | None:
+        nonlocal refusals
+        refusals -= 1
+        error = {"message": "no", "extensions": {"code": "BAD_REQUEST"}}
+        return {"data": None, "errors": [error]} if refusals >= 0 else None
+
+    async with simulated() as shop, altered(shop.shop, instead=refuse) as other:
+        sold = await shop.sell((TEE, 1))
+        async with keeping(other) as agent:
+            agent.notice(other, sold["id"], now())
+            await agent.lane.until(lambda: agent.order(other, sold["id"]).read_done)
+            assert [letter.error for letter in agent.letters()] == ["CallRefused"]
+            assert refusals < 0
+
+
 async def test_an_order_whose_fulfilment_orders_are_refused_alone_is_not_asked_for_again_by_itself() -> None:
     refused: list[str] = []
     asked: list[Any] = []

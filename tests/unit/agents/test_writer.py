@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from gql import gql
 from msgspec.structs import replace
-from support.one_lane import Bench, Memory, bench
+from support.one_lane import EVERYTHING, Bench, Memory, bench
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
 from agents.hearing import Heard
@@ -614,16 +614,35 @@ async def test_what_may_not_have_been_heard_yet_is_no_hand_edit(
         writer.heard = Heard(behind="orders has not taken 1 records")
         await shop.act("edit", shop=DOMAIN, item=TEE, location=MAIN, delta=-3)
         writer.level(*level(TEE, 7))
-        times = metrics.UNHEARD.labels(DOMAIN)._value.get
-        before = times()
-        await writer.until(lambda: times() > before + 1, "it is read, and left alone, again and again")
+        await writer.until(metrics.UNHEARD.labels(DOMAIN)._value.get, "it is read, and left alone")
         assert writer.state(TEE).noticed is not None
         assert writer.emitted("stock.movements", Movement) == []
         writer.take(target(TEE, 7, version=2, physical_total=-3))
-        await writer.until(lambda: writer.state(TEE).noticed is None, "the shipment explains it")
+        assert writer.state(TEE).noticed is None, "the shipment explains it"
+        await writer.until(lambda: not metrics.UNHEARD.labels(DOMAIN)._value.get(), "nothing waits any more")
         await settled(writer, TEE)
         assert writer.emitted("stock.movements", Movement) == []
         assert await shop.available(TEE) == 7
+
+
+async def test_a_write_while_the_services_are_asked_is_no_part_of_the_edit(
+    shop: Simulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr(pump, "HEAR_AGAIN_S", 0.05)
+    async with bench(replace(shop.shop, hand_edits="import"), hand_edit_s=0.1) as writer:
+        writer.take(target(TEE, 10))
+        await settled(writer, TEE)
+        writer.heard = Heard(behind="orders has not taken 1 records")
+        await shop.act("edit", shop=DOMAIN, item=TEE, location=MAIN, delta=-3)
+        writer.level(*level(TEE, 7))
+        await writer.until(metrics.UNHEARD.labels(DOMAIN)._value.get, "it is read, and left alone")
+        writer.take(target(TEE, 12, version=2))
+        await settled(writer, TEE)
+        writer.heard = EVERYTHING
+        await writer.until(lambda: writer.state(TEE).noticed is None, "it is read and judged again")
+        assert [one.quantity for one in writer.emitted("stock.movements", Movement)] == [-3]
+        assert await shop.available(TEE) == 9
 
 
 async def test_a_target_that_comes_while_its_listing_is_looked_at_is_written(

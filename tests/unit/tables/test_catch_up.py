@@ -18,8 +18,8 @@ def at(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-def order(number: int, seconds: float) -> OrderNotice:
-    return OrderNotice(id=number, updated_at=at(seconds))
+def order(number: int, seconds: float, made: float = 0.0) -> OrderNotice:
+    return OrderNotice(id=number, created_at=at(made), updated_at=at(seconds))
 
 
 def test_the_first_poll_looks_back_an_hour_and_later_ones_over_the_overlap() -> None:
@@ -35,9 +35,9 @@ def test_a_page_tells_its_news_and_never_goes_back() -> None:
     assert catch_up.take(told.get, reached, []) == ([], reached)
 
 
-def test_a_change_whose_webhook_may_still_come_waits() -> None:
-    page = [order(1, 0), order(2, 30), order(3, 31)]
-    assert catch_up.settled(page, at(30)) == page[:2]
+def test_a_new_order_whose_webhook_may_still_come_waits() -> None:
+    page = [order(1, 90), order(2, 90, made=30), order(3, 31, made=31)]
+    assert catch_up.settled(page, at(30)) == page[:2], "what changed last hides what changed before"
     assert catch_up.settle_time(180) == SETTLE
     assert catch_up.settle_time(3) == timedelta(seconds=1)
 
@@ -60,8 +60,6 @@ class Poller:
             news, self.reached = catch_up.take(self.noticed.get, self.reached, taken)
             self.noticed.update((one.id, one) for one in news)
             self.told += news
-            if len(taken) < page:
-                break
         before = catch_up.begins(self.reached)
         self.noticed = {number: one for number, one in self.noticed.items() if one.updated_at >= before}
 

@@ -34,8 +34,9 @@ def change(available: int | None, seconds: int = 0) -> LevelChange:
 
 
 def looked(
-    known: PushState, read: LevelRead, now_s: float, version: int = 1, *, heard: bool = True
+    known: PushState, read: LevelRead, now_s: float, version: int = 1, *, heard_s: float | None = 1e6
 ) -> edits.Looked:
+    heard = None if heard_s is None else datetime.fromtimestamp(heard_s, UTC)
     return edits.look(known, read, version, now_ms=int(now_s * 1000), confirm_s=CONFIRM_S, heard=heard)
 
 
@@ -80,13 +81,14 @@ def test_two_equal_reads_far_enough_apart_confirm_an_edit() -> None:
 def test_two_equal_reads_are_no_edit_before_all_is_heard_that_the_shop_did_up_to_the_first() -> None:
     known = edits.take_level(state(), change(8), 0)
     read = LevelRead(available=8, updated_at="t")
-    first = looked(known, read, 5, heard=False)
-    second = looked(first.state, read, 15, heard=False)
-    assert (second.edit, second.unheard) == (None, datetime.fromtimestamp(5, UTC))
-    assert second.state.noticed is not None
-    assert looked(second.state, read, 15, heard=True).edit is not None
+    first = looked(known, read, 5)
+    for heard_s in (None, 4):
+        second = looked(first.state, read, 15, heard_s=heard_s)
+        assert (second.edit, second.unheard) == (None, datetime.fromtimestamp(5, UTC))
+        assert second.state.noticed is not None
+    assert looked(second.state, read, 16, heard_s=5).edit is not None
     shipped = replace(second.state.target, physical_total=-2, available=8, wanted=8, version=2)
-    after = looked(pushes.take_target(second.state, shipped), read, 15, heard=True)
+    after = looked(pushes.take_target(second.state, shipped), read, 16, version=2)
     assert (after.edit, after.state.noticed, after.again_s) == (None, None, None)
 
 
