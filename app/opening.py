@@ -179,7 +179,7 @@ async def _read_shop(shop: Shop, quiet_s: float, sleep: Sleep) -> tuple[Reading,
 async def _shop_time(client: ShopClient) -> datetime:
     """What the shop's clock says now, to half a second: its orders and fulfilments are dated by it."""
     asked_at = time.time()
-    await client.call(documents.CLOCK, {})
+    await client.clock()
     now = time.time()
     told = client.answer_headers.get("Date")
     if told is None:

@@ -11,7 +11,7 @@ from connectors.shopify.budget import Reservation
 from connectors.shopify.client import LEVELS_A_READ
 from tables.pushes import Intent, Need, PushState
 
-ADJUST, SET, LEVELS, ACTIVATE = "Adjust", "Set", "Levels", "Activate"
+ADJUST, SET, LEVELS, ACTIVATE, CLOCK = "Adjust", "Set", "Levels", "Activate", "Clock"
 """The documents' names, by which calls are priced."""
 _KINDS = {Need.PUSH: ADJUST, Need.READ: LEVELS, Need.ACTIVATE: ACTIVATE}
 

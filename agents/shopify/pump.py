@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from agents.shopify import intents, metrics
 from agents.shopify.breaker import Breaker, State
-from agents.shopify.plan import ACTIVATE, ADJUST, LEVELS, SET, Activate, Read, Send, Work
+from agents.shopify.plan import ACTIVATE, ADJUST, CLOCK, LEVELS, SET, Activate, Read, Send, Work
 from agents.shopify.waiting import Queue, Waiting
 from app.errors import OutcomeUnknown, Rejected, Retry
 from app.exactly_once import App, Lane
@@ -69,6 +70,7 @@ class Pump:
         self._reserved: set[Reservation] = set()  # of calls that are decided or under way
         self._busy: set[str] = set()  # being read or activated, or put off
         self._looks: set[str] = set()  # listings with a look to come
+        self._trying: asyncio.Task[None] | None = None
         self._hearing: asyncio.Task[None] | None = None
         self._unheard: dict[str, datetime] = {}  # what looks changed by hand: all before must be heard
         self.heard: dict[str, datetime] = {}  # listings to be read of which all before was heard
@@ -250,11 +252,12 @@ class Pump:
             for one in work:
                 self._start(self._do(one))
 
-    def _start(self, call: Any) -> None:
+    def _start(self, call: Any) -> asyncio.Task[None]:
         task = self._app.background(call, f"call to {self.shop}")
         self._calls.add(task)
         task.add_done_callback(self._done)
         metrics.UNDER_WAY.labels(self.shop).set(len(self._calls))
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
@@ -417,14 +420,26 @@ class Pump:
         """Try a paused shop at once."""
         self.breaker.probe_now()
         self._wake.set()
+        self._try_again()
 
     def hold(self, reason: str, *, asked: bool = False) -> None:
         """The table says that the shop is paused; when that was ``asked`` for, it is not tried."""
         self.breaker.pause(reason, probe=not asked)
         metrics.PAUSED.labels(self.shop).set(1)
+        self._try_again()
+
+    def _try_again(self) -> None:
+        """Ask a paused shop whether it lets us in, as the breaker allows, though nothing is to be written."""
+        if self._trying is None or self._trying.done():
+            self._trying = self._start(self._try())
+
+    async def _try(self) -> None:
+        with suppress(CallRefused):  # it let us in
+            await self._called(CLOCK, 1, None, self._client.clock)
 
     async def _pause(self, reason: str) -> None:
         if self.breaker.pause(reason):
+            self._try_again()
             await self._lane.submit(partial(self._writer.pause, shop=self.shop, reason=reason))
             metrics.PAUSED.labels(self.shop).set(1)
             log.error(

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
@@ -346,6 +347,9 @@ class Lane:
                 await commit(self, self._next().transaction, self.position, tell_group=True)
         except Exception as error:  # only lag tools miss it, until the lane's next owner tells them
             log.debug("the group's offsets were not told", lane=self.partition, error=repr(error))
+            with suppress(Exception):  # else readers wait for the transaction until it times out
+                async with asyncio.timeout(TELL_LIMIT_S):
+                    await self.producer.abort_transaction()
 
     def _decide(self, job: _Chunk | _Work | _Skip) -> None:
         decided = self._decided

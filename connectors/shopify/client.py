@@ -330,6 +330,10 @@ class ShopClient:
                 return lines
             after = page["pageInfo"]["endCursor"]
 
+    async def clock(self, reserved: Reservation | None = None) -> None:
+        """The cheapest call there is, to see whether the shop lets us in; raises as ``call``."""
+        await self.call(documents.CLOCK, {}, reserved=reserved)
+
     async def call(
         self,
         document: GraphQLRequest,

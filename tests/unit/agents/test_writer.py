@@ -340,6 +340,16 @@ async def test_a_shop_that_lets_us_in_after_it_said_that_it_left_goes_on_by_itse
     assert await shop.available(TEE) == 4
 
 
+async def test_an_idle_shop_that_lets_us_in_after_it_said_that_it_left_is_not_shown_as_paused(
+    shop: Simulated,
+) -> None:
+    async with bench(shop.shop) as writer:
+        writer.control(left(ago_s=3600))
+        assert list(writer.lane.scan(writer.writer.paused))
+        await writer.until(lambda: not list(writer.lane.scan(writer.writer.paused)), "it was asked")
+        assert writer.pump.breaker.state is State.CLOSED
+
+
 async def test_a_shop_that_has_left_stays_paused_and_is_tried_once_a_minute(shop: Simulated) -> None:
     memory = Memory()
     async with bench(replace(shop.shop, access_token="revoked"), memory) as writer:
