@@ -66,17 +66,17 @@ class Levels:
             version,
             now_ms=transaction.now_ms,
             confirm_s=self._writer.hand_edit_s,
-            heard=pump.heard.get(state.target.key),
+            heard=pump.looks.heard(state.target.key),
         )
         state = looked.state
         if looked.unheard is not None:
-            pump.hear(state.target.key, looked.unheard)
+            pump.looks.hear(state.target.key, looked.unheard)
         if looked.edit is not None:
             state = self._follow(transaction, state, looked.edit)
         if state.inactive:
             state = self._follow_inactive(transaction, state, level, found=looked.deactivated)
         if looked.again_s is not None:
-            pump.look_later(state.target.key, looked.again_s)
+            pump.looks.later(state.target.key, looked.again_s)
         self._writer.put(transaction, state)
 
     def _follow(self, transaction: Transaction, state: PushState, edit: Edit) -> PushState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from agents.shopify import intents, metrics
 from agents.shopify.breaker import Breaker, State
+from agents.shopify.looks import Looks
 from agents.shopify.plan import ACTIVATE, ADJUST, CLOCK, LEVELS, SET, Activate, Read, Send, Work
 from agents.shopify.waiting import Queue, Waiting
 from app.errors import OutcomeUnknown, Rejected, Retry
@@ -23,7 +24,6 @@ from app.records import listing_parts
 from connectors.shopify.budget import FIRST_COST, Reservation
 from connectors.shopify.client import CallRefused, ShopClient, ShopUnavailable, Throttled, UserFault
 from tables import pushes, reactions
-from tables.edits import FIRST_LOOK_S
 from tables.pushes import Intent, Need, PushState
 from tables.reactions import TOO_COSTLY, Reaction, reaction_to
 
@@ -42,8 +42,6 @@ SCAN_CALLS = 4
 """One step of the lane looks at so many calls' worth of waiting listings."""
 DEFECT_LIMIT = 3
 """Calls refused as a whole, in a row, after which the shop is paused: the code or its data is defective."""
-HEAR_AGAIN_S = 30.0
-"""Before the services are asked again, when not all was heard that may explain a level."""
 PUT_OFF_S = (1.0, 2.0, 4.0, 8.0)
 
 log = structlog.get_logger(__name__)
@@ -59,7 +57,7 @@ class Pump:
     def __init__(self, app: App, writer: Writer, lane: Lane, shop: str) -> None:
         self.shop = shop
         self.waiting = Waiting()
-        self.due: set[str] = set()  # whose unexplained level is to be read now
+        self.looks = Looks(app, shop, writer.hearing, self._look)
         self.breaker = Breaker(shop)
         self.entries_limit = pushes.MAX_ENTRIES
         self._app = app
@@ -69,11 +67,7 @@ class Pump:
         self._calls: set[asyncio.Task[None]] = set()
         self._reserved: set[Reservation] = set()  # of calls that are decided or under way
         self._busy: set[str] = set()  # being read or activated, or put off
-        self._looks: set[str] = set()  # listings with a look to come
         self._trying: asyncio.Task[None] | None = None
-        self._hearing: asyncio.Task[None] | None = None
-        self._unheard: dict[str, datetime] = {}  # what looks changed by hand: all before must be heard
-        self.heard: dict[str, datetime] = {}  # listings to be read of which all before was heard
         self.not_executed = 0  # calls of which the shop carried out nothing, in a row
         self._defects = 0  # calls that were refused as a whole, in a row
         self.answered_at: datetime | None = None  # when the shop last let us in
@@ -87,28 +81,24 @@ class Pump:
 
         The budget outlives the pump: what was decided and never sent would be missing in it for ever.
         """
-        for task in (self._task, *self._calls, self._hearing):
-            if task is not None:
-                task.cancel()
+        self.looks.stop()
+        for task in (self._task, *self._calls):
+            task.cancel()
         for reserved in self._reserved:
             self._client.budget.end(reserved)
         self._reserved.clear()
         metrics.WAITING.labels(self.shop).set_function(int)
-        metrics.UNHEARD.labels(self.shop).set(0)
 
     # -- what waits ------------------------------------------------------------------------------
 
     def notice(self, state: PushState) -> None:
         """A listing has changed."""
         listing = state.target.key
-        if state.noticed is None and self._unheard.pop(listing, None) is not None:
-            self._looks.discard(listing)  # what we have heard meanwhile explains it
-        elif state.noticed is not None and listing not in self._looks:
-            self.look_later(listing, FIRST_LOOK_S)
+        self.looks.notice(listing, unexplained=state.noticed is not None)
         if listing in self._busy:
             return
         shadow = self._writer.shadows(state.target)
-        need = pushes.need_of(state, shadow=shadow, due=listing in self.due)
+        need = pushes.need_of(state, shadow=shadow, due=listing in self.looks.due)
         if need is Need.NOTHING:
             self.waiting.drop([listing])
             return
@@ -123,8 +113,7 @@ class Pump:
     def drop(self, listing: str) -> None:
         """Nothing is to be done about a listing."""
         self.take([listing], busy=False)
-        self.due.discard(listing)
-        self.heard.pop(listing, None)
+        self.looks.done([listing])
 
     def take(self, listings: Sequence[str], *, busy: bool) -> None:
         """A call is made about these listings; ``busy`` ones are left alone until ``done``."""
@@ -132,13 +121,10 @@ class Pump:
         if busy:
             self._busy.update(listings)
 
-    def done(self, listings: Iterable[str]) -> None:
+    def done(self, listings: Collection[str]) -> None:
         """These listings were read or activated."""
-        done = set(listings)
-        self._busy -= done
-        self.due -= done
-        for listing in done & self.heard.keys():
-            del self.heard[listing]
+        self._busy.difference_update(listings)
+        self.looks.done(listings)
 
     def carry_out(self, intent: Intent) -> None:
         """Send a committed intent that no call carries yet."""
@@ -151,44 +137,7 @@ class Pump:
         for listing in listings:
             asyncio.get_running_loop().call_later(pause_s, self._again, listing)
 
-    def look_later(self, listing: str, pause_s: float) -> None:
-        """Read a listing with an unexplained level after a pause."""
-        self._looks.add(listing)
-        asyncio.get_running_loop().call_later(pause_s, self._look, listing)
-
-    def hear(self, listing: str, before: datetime) -> None:
-        """Read a listing that looks changed by hand again, when all is heard that the shop did ``before``."""
-        self._looks.add(listing)
-        self._unheard[listing] = before
-        if self._hearing is None:
-            self._hearing = self._app.background(self._hear(), f"hearing of {self.shop}")
-
-    async def _hear(self) -> None:
-        """Ask how far the services are until nothing is left that may explain a level."""
-        told = False
-        while self._unheard:
-            asked = dict(self._unheard)
-            heard = await self._writer.hearing(self.shop)
-            for listing, before in asked.items():
-                if listing in self._unheard and not heard.unheard(before):
-                    del self._unheard[listing]
-                    self.heard[listing] = before
-                    self._look(listing)
-            metrics.UNHEARD.labels(self.shop).set(len(self._unheard))
-            if self._unheard:
-                if not told:
-                    why = heard.unheard(max(self._unheard.values()))
-                    log.warning("levels look changed by hand, or are not heard of", shop=self.shop, why=why)
-                told = True
-                await asyncio.sleep(HEAR_AGAIN_S)
-        metrics.UNHEARD.labels(self.shop).set(0)
-        if told:
-            log.info("all is heard that may explain levels", shop=self.shop)
-        self._hearing = None
-
     def _look(self, listing: str) -> None:
-        self._looks.discard(listing)
-        self.due.add(listing)
         if listing not in self._busy:  # else it is looked at when that is over
             self._again(listing)
 

@@ -201,7 +201,7 @@ class Writer:
     def _add(self, transaction: Transaction, plan: Plan, pump: Pump, state: PushState) -> bool:
         """Plan for a listing; returns whether there is anything to be called for."""
         shadow = self.shadows(state.target)
-        need = pushes.need_of(state, shadow=shadow, due=state.target.key in pump.due)
+        need = pushes.need_of(state, shadow=shadow, due=state.target.key in pump.looks.due)
         if need is Need.TELL:
             self._tell_shadow(transaction, state)
         if need in (Need.TELL, Need.NOTHING):

@@ -17,7 +17,7 @@ from support.one_lane import EVERYTHING, Bench, Memory, bench
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
 from agents.hearing import Heard
-from agents.shopify import intents, metrics, pump
+from agents.shopify import intents, looks, metrics, pump
 from agents.shopify.breaker import FAILURES, PAUSED_S, State
 from agents.shopify.plan import Read, Send
 from app.records import (
@@ -522,7 +522,7 @@ async def test_a_hand_edit_is_followed_by_the_shops_policy(
     shop: Simulated, policy: str, told_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tables.edits.FIRST_LOOK_S", 0.05)
-    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr(looks, "FIRST_LOOK_S", 0.05)
     edited = replace(shop.shop, hand_edits=policy)
     async with bench(edited, hand_edit_s=0.1) as writer:
         writer.take(target(TEE, 10))
@@ -555,7 +555,7 @@ async def test_a_level_that_was_deactivated_by_hand_follows_the_shops_policy(
     shop: Simulated, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tables.edits.FIRST_LOOK_S", 0.05)
-    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr(looks, "FIRST_LOOK_S", 0.05)
     await shop.act("edit", shop=DOMAIN, item=TEE, location=STORE, active=True)
     async with bench(replace(shop.shop, hand_edits=policy)) as writer:
         writer.take(target(TEE, 10))
@@ -601,7 +601,7 @@ async def test_an_order_on_its_way_is_not_taken_for_a_hand_edit(
     shop: Simulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tables.edits.FIRST_LOOK_S", 0.05)
-    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr(looks, "FIRST_LOOK_S", 0.05)
     imports = replace(shop.shop, hand_edits="import")
     async with bench(imports, hand_edit_s=0.1) as writer:
         writer.take(target(TEE, 10))
@@ -616,8 +616,8 @@ async def test_an_order_on_its_way_is_not_taken_for_a_hand_edit(
 async def test_what_may_not_have_been_heard_yet_is_no_hand_edit(
     shop: Simulated, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.05)
-    monkeypatch.setattr(pump, "HEAR_AGAIN_S", 0.05)
+    monkeypatch.setattr(looks, "FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr(looks, "HEAR_AGAIN_S", 0.05)
     async with bench(replace(shop.shop, hand_edits=policy), hand_edit_s=0.1) as writer:
         writer.take(target(TEE, 10))
         await settled(writer, TEE)
@@ -638,8 +638,8 @@ async def test_what_may_not_have_been_heard_yet_is_no_hand_edit(
 async def test_a_write_while_the_services_are_asked_is_no_part_of_the_edit(
     shop: Simulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.05)
-    monkeypatch.setattr(pump, "HEAR_AGAIN_S", 0.05)
+    monkeypatch.setattr(looks, "FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr(looks, "HEAR_AGAIN_S", 0.05)
     async with bench(replace(shop.shop, hand_edits="import"), hand_edit_s=0.1) as writer:
         writer.take(target(TEE, 10))
         await settled(writer, TEE)
@@ -658,7 +658,7 @@ async def test_a_write_while_the_services_are_asked_is_no_part_of_the_edit(
 async def test_a_target_that_comes_while_its_listing_is_looked_at_is_written(
     shop: Simulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.01)
+    monkeypatch.setattr(looks, "FIRST_LOOK_S", 0.01)
     async with bench(shop.shop) as writer:
         writer.take(target(TEE, 10))
         await settled(writer, TEE)
