@@ -41,6 +41,7 @@ from app.records import (
 from connectors.shopify.changed_orders import READ_TOPIC, SEEN_TOPIC
 from connectors.shopify.client import Misshapen, ShopClients
 from connectors.shopify.webhooks import RETURN_TOPICS, ROUTING_TOPICS
+from tables.catch_up import SETTLE
 from tables.listings import ListingDirectory
 from tables.order_record import OrderRecord
 from tables.order_upgrade import ORDERS_VERSION, upgraded
@@ -88,7 +89,8 @@ class WantedRead(Record, frozen=True, kw_only=True):
     """An order that must be read, or its fulfilment orders (table ``reads``)."""
 
     reason: str
-    misshapen: str = ""  # what was wrong with the question or the answer, when that has been told
+    misshapen: str = ""  # what was wrong with the answer, when that has been told
+    refused: str = ""  # why the shop would not answer, when that has been told
 
 
 Found = Order | Rejected | None
@@ -152,7 +154,7 @@ class OrderKeeper:
         record = united(known, envelope)
         if source.key != key_of(record):
             raise Rejected(f"{source.topic}: the body is about {key_of(record)!r}, the key is {source.key!r}")
-        if envelope.topic == SEEN_TOPIC and record is not known:
+        if envelope.topic == SEEN_TOPIC and record is not known and _is_old(envelope):
             transaction.after_commit(MISSED.labels(envelope.shop).inc)
         self._settle(transaction, known, record, source, correlation_of(source.headers))
 
@@ -199,12 +201,14 @@ class OrderKeeper:
         next webhook, or a restart.
         """
         wanted = transaction.get(self.reads, key)
-        if wanted is None or wanted.misshapen == str(error):
+        misshapen = isinstance(error, Misshapen)
+        if wanted is None or (wanted.misshapen == str(error) if misshapen else wanted.refused):
             return
         log.error(
             "an order cannot be read", order=key.decode(), error=str(error), correlation_id=correlation_id
         )
-        transaction.put(self.reads, key, msgspec.structs.replace(wanted, misshapen=str(error)))
+        told = {"misshapen" if misshapen else "refused": str(error)}
+        transaction.put(self.reads, key, msgspec.structs.replace(wanted, **told))
         source = ReadRecord(topic=READ_TOPIC, timestamp=transaction.now_ms, key=key)
         letter = self._app.dead_letter(source, error, transaction.now_ms)
         transaction.emit(f"dead-letters.{self._app.service}", key, letter.value, letter.headers)
@@ -299,7 +303,9 @@ class OrderKeeper:
     ) -> None:
         reason = _read_reason(record)
         if reason:
-            transaction.put(self.reads, key, WantedRead(reason=reason))
+            wanted = transaction.get(self.reads, key)
+            if wanted is None or wanted.reason != reason:
+                transaction.put(self.reads, key, WantedRead(reason=reason))
         elif known is not None and _read_reason(known):
             transaction.delete(self.reads, key)
         if record.read_wanted:
@@ -425,6 +431,11 @@ def united(known: OrderRecord | None, envelope: Envelope) -> OrderRecord:
     if envelope.order_id is not None and envelope.topic.startswith(RETURN_TOPICS):
         return take_notice(known, shop, envelope.order_id, at=_noticed_at(envelope), unread=True)
     return take_order(known, shop, decode_order(body), read=False)
+
+
+def _is_old(envelope: Envelope) -> bool:
+    """Whether a poll has seen a change of which a webhook should have told by then."""
+    return envelope.received_at - decode_notice(envelope.body).updated_at > SETTLE
 
 
 def _noticed_at(envelope: Envelope) -> datetime:

@@ -22,8 +22,8 @@ from tables.catch_up import CaughtUp
 
 TAKEN_LIMIT_S = 10.0
 """A service that gets on takes what is there within this; after it, the look ends with what is behind."""
-LOOK_LIMIT_S = 60.0
-"""Of a whole look: a topic that is cut off while it is read would never end."""
+LOOK_LIMIT_S = 12 * TAKEN_LIMIT_S
+"""Of a whole look, which waits for six things: a topic that is cut off while it is read would never end."""
 
 CAUGHT_UP = "skustream.reconcile.caught_up"
 LOOKUPS = "skustream.orders.lookups"
@@ -75,7 +75,9 @@ class ServiceHearing:
                 return await self._heard(reader, began)
         except (NotTaken, BrokerUnavailable) as error:
             return _Look(began=began, behind=str(error))
-        except (KafkaError, TimeoutError, OSError) as error:
+        except TimeoutError:
+            return _Look(began=began, behind=f"the services could not be looked at in {LOOK_LIMIT_S:.0f} s")
+        except (KafkaError, OSError) as error:
             return _Look(began=began, behind=f"the brokers do not tell: {type(error).__name__}: {error}")
 
     def _reader(self) -> AbstractAsyncContextManager[LagReader]:

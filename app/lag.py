@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,8 +19,6 @@ COUNTED = 200
 """Up to this many offsets are looked at one by one: the marker of a transaction takes one."""
 POLLS = 10
 LOOK_S = 0.5
-
-Sleep = Callable[[float], Awaitable[None]]
 
 
 class NotTaken(Retry):
@@ -38,12 +36,10 @@ async def lane_lags(settings: Settings, service: str, sources: Sequence[str]) ->
         return await reader.lags(service, await reader.committed_ends(sources))
 
 
-async def wait_taken(
-    settings: Settings, service: str, source: str, limit_s: float, *, sleep: Sleep = asyncio.sleep
-) -> None:
+async def wait_taken(settings: Settings, service: str, source: str, limit_s: float) -> None:
     """Return when a service has taken all that is in a source now; see ``LagReader``."""
     async with lag_reader(settings, [service], [source]) as reader:
-        await reader.wait_taken(service, source, limit_s, sleep=sleep)
+        await reader.wait_taken(service, source, limit_s)
 
 
 @asynccontextmanager
@@ -72,36 +68,37 @@ class LagReader:
         self._partitions = partitions
         self._committed = committed
         self._written = written
+        self._values: dict[str, dict[bytes, bytes | None]] = defaultdict(dict)  # by topic, as far as read
+        self._read: dict[TopicPartition, int] = {}  # up to where
 
     async def committed_ends(self, topics: Sequence[str]) -> Offsets:
         """The end of what is committed."""
         return dict(await self._committed.end_offsets(self._parts(topics)))
 
-    async def wait_taken(
-        self, service: str, source: str, limit_s: float, *, sleep: Sleep = asyncio.sleep
-    ) -> None:
+    async def wait_taken(self, service: str, source: str, limit_s: float) -> None:
         """Return when a service has taken all that is in a source now, whatever comes after.
 
         Raises:
             NotTaken: naming the service and what it has left after the limit.
         """
         ends = dict(await self._written.end_offsets(self._parts([source])))
-        waited_s = 0.0
+        end = asyncio.get_running_loop().time() + limit_s
         while behind := sum((await self.lags(service, ends)).values()):
-            if waited_s >= limit_s:
+            if asyncio.get_running_loop().time() >= end:
                 raise NotTaken(
                     f"{service} has not taken {behind} records of {source} in {limit_s:.0f} s: is it up?"
                 )
-            await sleep(LOOK_S)
-            waited_s += LOOK_S
+            await asyncio.sleep(LOOK_S)
 
     async def last_values(self, topic: str) -> dict[bytes, bytes]:
         """The newest value of each key of a compacted topic, of all that was written when this was asked."""
         ends = dict(await self._written.end_offsets(self._parts([topic])))
         begins = await self._committed.beginning_offsets(list(ends))
-        values: dict[bytes, bytes | None] = {}
-        async for records in records_between(self._committed, begins, ends):
+        values = self._values[topic]
+        starts = {part: self._read.get(part, begin) for part, begin in begins.items()}
+        async for records in records_between(self._committed, starts, ends):
             values.update((record.key, record.value) for record in records)
+        self._read.update({part: await self._committed.position(part) for part in ends})
         return {key: value for key, value in values.items() if value is not None}
 
     async def lags(self, service: str, ends: Offsets) -> dict[int, int]:

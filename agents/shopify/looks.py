@@ -42,7 +42,7 @@ class Looks:
 
     def notice(self, listing: str, *, unexplained: bool) -> None:
         """A listing has changed: an unexplained level will be read, an explained one need not be."""
-        if unexplained and listing not in self._to_come:
+        if unexplained and listing not in self._to_come and listing not in self.due:
             self.later(listing, FIRST_LOOK_S)
         elif not unexplained and self._unheard.pop(listing, None) is not None:
             self._to_come.discard(listing)
@@ -80,16 +80,17 @@ class Looks:
                     del self._unheard[listing]
                     self._heard[listing] = before
                     self._is_due(listing)
-            metrics.UNHEARD.labels(self._shop).set(len(self._unheard))
-            if self._unheard:
+            left = [before for listing, before in asked.items() if listing in self._unheard]
+            metrics.UNHEARD.labels(self._shop).set(len(left))
+            if left:
                 if not told:
-                    why = heard.unheard(max(self._unheard.values()))
+                    why = heard.unheard(max(left))
                     log.warning("levels look changed by hand, or are not heard of", shop=self._shop, why=why)
                 told = True
                 await asyncio.sleep(HEAR_AGAIN_S)
         metrics.UNHEARD.labels(self._shop).set(0)
         if told:
-            log.info("all is heard that may explain levels", shop=self._shop)
+            log.info("no level waits any more for what is not heard", shop=self._shop)
         self._hearing = None
 
     def _is_due(self, listing: str) -> None:

@@ -82,6 +82,8 @@ class Pump:
         The budget outlives the pump: what was decided and never sent would be missing in it for ever.
         """
         self.looks.stop()
+        if self._trying is not None:
+            self._trying.cancel()
         for task in (self._task, *self._calls):
             task.cancel()
         for reserved in self._reserved:
@@ -201,12 +203,11 @@ class Pump:
             for one in work:
                 self._start(self._do(one))
 
-    def _start(self, call: Any) -> asyncio.Task[None]:
+    def _start(self, call: Any) -> None:
         task = self._app.background(call, f"call to {self.shop}")
         self._calls.add(task)
         task.add_done_callback(self._done)
         metrics.UNDER_WAY.labels(self.shop).set(len(self._calls))
-        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
@@ -369,26 +370,22 @@ class Pump:
         """Try a paused shop at once."""
         self.breaker.probe_now()
         self._wake.set()
-        self._try_again()
+        if not self.waiting and (self._trying is None or self._trying.done()):
+            self._trying = self._app.background(self._try(), f"question to {self.shop}")
 
     def hold(self, reason: str, *, asked: bool = False) -> None:
         """The table says that the shop is paused; when that was ``asked`` for, it is not tried."""
         self.breaker.pause(reason, probe=not asked)
         metrics.PAUSED.labels(self.shop).set(1)
-        self._try_again()
-
-    def _try_again(self) -> None:
-        """Ask a paused shop whether it lets us in, as the breaker allows, though nothing is to be written."""
-        if self._trying is None or self._trying.done():
-            self._trying = self._start(self._try())
 
     async def _try(self) -> None:
+        """Ask a shop whether it lets us in. Only when nothing is to be written: that asks better."""
         with suppress(CallRefused):  # it let us in
             await self._called(CLOCK, 1, None, self._client.clock)
+        self._wake.set()  # for what has come meanwhile
 
     async def _pause(self, reason: str) -> None:
         if self.breaker.pause(reason):
-            self._try_again()
             await self._lane.submit(partial(self._writer.pause, shop=self.shop, reason=reason))
             metrics.PAUSED.labels(self.shop).set(1)
             log.error(

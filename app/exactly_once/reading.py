@@ -12,6 +12,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 POLL_MS = 200
+FETCH_WAIT_MS = 20
+"""How long a broker may wait for what is not there yet: meanwhile nothing else is asked of it."""
 
 Offsets = Mapping[TopicPartition, int]
 
@@ -22,7 +24,9 @@ async def parts_reader(
 ) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer without a group that can read these partitions and fetches nothing by itself."""
     level = "read_committed" if committed else "read_uncommitted"
-    consumer = AIOKafkaConsumer(**kafka_options, isolation_level=level, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        **kafka_options, isolation_level=level, enable_auto_commit=False, fetch_max_wait_ms=FETCH_WAIT_MS
+    )
     try:
         await consumer.start()
         consumer.assign(list(parts))

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import msgspec
@@ -15,7 +15,7 @@ from support.altered import Alter, altered
 from support.one_lane import Memory, OneLane, Source
 from support.simulated import TEE, simulated
 
-from agents.orders import READS_AT_ONCE, OrderKeeper
+from agents.orders import MISSED, READS_AT_ONCE, OrderKeeper
 from app.exactly_once import App
 from app.records import DeadLetter, OrderNotice, encode, headers
 from app.shops import Shop
@@ -33,8 +33,8 @@ class Keeper:
         self.lane = OneLane(memory)
         self.keeper = OrderKeeper(cast(App, self.lane), clients)
 
-    def notice(self, shop: Shop, order_id: int, at: datetime) -> None:
-        envelope = envelope_of(shop.domain, OrderNotice(id=order_id, updated_at=at), at)
+    def notice(self, shop: Shop, order_id: int, at: datetime, seen_at: datetime | None = None) -> None:
+        envelope = envelope_of(shop.domain, OrderNotice(id=order_id, updated_at=at), seen_at or at)
         key = f"{shop.domain}/{order_id}".encode()
         source = Source(
             "shopify.orders", 0, 0, int(time.time() * 1000), key, encode(envelope), headers(envelope, "test")
@@ -139,6 +139,15 @@ async def test_an_order_that_may_not_be_read_is_told_once_and_asked_for_again(
             await agent.lane.until(lambda: agent.order(other, sold["id"]).read_done)
             assert [letter.error for letter in agent.letters()] == ["CallRefused"]
             assert refusals < 0
+
+
+@pytest.mark.parametrize(("age_s", "missed"), [(5, 0), (90, 1)])
+async def test_a_change_counts_as_missed_when_its_webhook_is_late(age_s: int, missed: int) -> None:
+    async with simulated() as shop, keeping(shop.shop) as agent:
+        sold = await shop.sell((TEE, 1))
+        before = MISSED.labels(shop.shop.domain)._value.get()
+        agent.notice(shop.shop, sold["id"], now() - timedelta(seconds=age_s), seen_at=now())
+        assert MISSED.labels(shop.shop.domain)._value.get() - before == missed
 
 
 async def test_an_order_whose_fulfilment_orders_are_refused_alone_is_not_asked_for_again_by_itself() -> None:
