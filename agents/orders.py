@@ -415,7 +415,7 @@ def united(known: OrderRecord | None, envelope: Envelope) -> OrderRecord:
         # A change that was noticed after the order was read may not be in it.
         noticed_at = known.noticed_at if known is not None else None
         current = known is None or not known.unread
-        current = current and (noticed_at is None or order.updated_at >= noticed_at)
+        current = current and (noticed_at is None or order.updated_at > noticed_at)
         return take_order(known, shop, order, read=current)
     if envelope.topic == SEEN_TOPIC:
         return take_seen(known, shop, decode_notice(body))

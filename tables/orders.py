@@ -66,12 +66,16 @@ class Evaluation(NamedTuple):
 
 
 def take_order(record: OrderRecord | None, shop: str, order: Order, *, read: bool) -> OrderRecord:
-    """Unite a snapshot with the record; ``read``: it answers everything asked so far."""
+    """Unite a snapshot with the record; ``read``: it answers everything asked so far.
+
+    Any other snapshot answers what is older. Shopify's instants have whole seconds: one of the same second as
+    a noticed change may be from before it.
+    """
     record = record or OrderRecord(shop=shop, order_id=order.id)
     for refund in order.refunds:
         record = _unite_refund(record, refund)
     noticed_at = record.noticed_at
-    if read or (noticed_at and order.updated_at >= noticed_at):
+    if read or (noticed_at and order.updated_at > noticed_at):
         noticed_at = None
     return replace(
         record,
@@ -112,7 +116,7 @@ def take_notice(
     record = record or OrderRecord(shop=shop, order_id=order_id)
     if unread:
         return replace(record, unread=True, notices=record.notices + 1)
-    if record.updated_at and record.updated_at >= at:
+    if record.updated_at and record.updated_at > at:
         return record
     return replace(record, noticed_at=_latest(record.noticed_at, at), notices=record.notices + 1)
 
@@ -120,12 +124,14 @@ def take_notice(
 def take_seen(record: OrderRecord | None, shop: str, seen: OrderNotice) -> OrderRecord:
     """Note that a poll has seen an order as it was changed last, which may be what we have heard of.
 
-    Shopify's instants have whole seconds: a snapshot of the same one may be from before the order's last
-    change. What the poll tells of its stage must agree with it; if not, only a read will do. Gift cards are
-    not among the units that a poll tells: orders with them are read.
+    A snapshot of the same second may be from before the order's last change. What the poll tells of its stage
+    must agree with it; if not, only a read will do. Gift cards are not among the units that a poll tells:
+    orders with them are read.
     """
-    hidden = record is not None and record.updated_at == seen.updated_at and not _agrees(record, seen)
-    return take_notice(record, shop, seen.id, at=seen.updated_at, unread=hidden)
+    same = record is not None and record.updated_at == seen.updated_at
+    if record is not None and same and _agrees(record, seen):
+        return record
+    return take_notice(record, shop, seen.id, at=seen.updated_at, unread=same)
 
 
 def _agrees(record: OrderRecord, seen: OrderNotice) -> bool:

@@ -579,12 +579,15 @@ def test_a_shape_told_in_any_order_and_twice_ends_at_the_shops_levels(name: str,
 
 @pytest.mark.parametrize("gap_s", [60.0, 0.0], ids=["minutes apart", "in one second"])
 @pytest.mark.parametrize("name", [name for name in SHAPES if "deleted" not in name])  # no poll lists these
-def test_a_shape_of_which_one_step_is_never_told_is_found_by_the_catch_up(name: str, gap_s: float) -> None:
+def test_a_shape_of_which_a_step_or_a_webhook_is_lost_is_found_by_the_catch_up(
+    name: str, gap_s: float
+) -> None:
     stage, steps = Stage(gap_s=gap_s), [0]
     for _ in SHAPES[name][0](stage):
         steps.append(len(stage.webhooks))
     answers, notice = ask(stage), poll(stage)
-    for begin, end in pairwise(steps):
+    single = [(number, number + 1) for number in range(len(stage.webhooks))]
+    for begin, end in [*pairwise(steps), *single]:
         listener = Listener()
         for webhook in (*stage.webhooks[:begin], *stage.webhooks[end:]):
             for envelope in envelopes(stage, [webhook]):
