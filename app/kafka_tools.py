@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from app.errors import Misconfigured
 from app.exactly_once.partitioner import partition_of
+from app.exactly_once.reading import records_between
 from app.records import (
     Control,
     Correction,
@@ -37,8 +38,6 @@ from app.records import (
 )
 from app.settings import Settings, unavailable
 from tables import generations
-
-POLL_MS = 200
 
 
 class KeyChange(Struct, frozen=True, kw_only=True):
@@ -224,14 +223,12 @@ async def read_topic(
         numbers = range(settings.partitions) if partitions is None else partitions
         parts = [TopicPartition(topic, number) for number in numbers]
         consumer.assign(parts)
-        await consumer.seek_to_beginning(*parts)
-        ends = await consumer.end_offsets(parts)
+        starts, ends = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)
         if since_ms is not None:
             found = await consumer.offsets_for_times(dict.fromkeys(parts, since_ms))
-            for part in parts:
-                consumer.seek(part, found[part].offset if found[part] is not None else ends[part])
-        while not all([await consumer.position(part) >= ends[part] for part in parts]):
-            for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
+            starts = {part: found[part].offset if found[part] is not None else ends[part] for part in parts}
+        async with aclosing(records_between(consumer, starts, ends)) as batches:
+            async for records in batches:
                 yield records
 
 

@@ -331,12 +331,13 @@ MOVES_COMMITTED = {
     MovementKind.SHIPPED: -1,
 }
 """By what sign a movement's quantity changes ``committed``."""
-_MOVES_UNITS = {
+MOVES_UNITS = {
     MovementKind.SHIPPED: -1,
     MovementKind.WRITTEN_OFF: -1,
     MovementKind.RETURNED: 1,
     MovementKind.ADJUSTED: 1,
 }
+"""By what sign a movement of a listing's own shop changes ``on_hand``."""
 
 
 # --- the new record --------------------------------------------------------------------------
@@ -399,7 +400,7 @@ def _moved(record: StockRecord, movement: Movement) -> dict[str, Moved]:
         return _opened(record, movement)
     listing = movement.cause.listing
     committed = MOVES_COMMITTED.get(movement.kind, 0)
-    physical = _MOVES_UNITS.get(movement.kind, 0)
+    physical = MOVES_UNITS.get(movement.kind, 0)
     if not listing or not (committed or physical):
         return record.moved
     imported = movement.quantity if movement.kind is MovementKind.ADJUSTED else 0

@@ -33,11 +33,9 @@ from app.records import (
     StockRecord,
 )
 from app.settings import Settings
-from tables.stock import channel_target
+from tables.stock import MOVES_UNITS, channel_target
 
 SHIPPING = frozenset({"pushed", "edited"})
-PHYSICAL = {MovementKind.SHIPPED: -1, MovementKind.WRITTEN_OFF: -1, MovementKind.RETURNED: 1}
-"""By what sign an order's movement changes ``on_hand``."""
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -438,7 +436,7 @@ def own_movements(applied: Iterable[Outcome]) -> Counter[str]:
         if movement.cause.order is None:
             moved[movement.key] += units
         elif movement.key in counted and movement.occurred_at <= counted[movement.key]:
-            moved[movement.key] += units - PHYSICAL.get(movement.kind, 0) * movement.quantity
+            moved[movement.key] += units - MOVES_UNITS.get(movement.kind, 0) * movement.quantity
     return moved
 
 

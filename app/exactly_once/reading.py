@@ -5,7 +5,7 @@ Each other assignment costs a consumer about two seconds, until it knows where t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ async def parts_reader(
 
 async def records_between(
     consumer: AIOKafkaConsumer, starts: Offsets, ends: Offsets, *, polls: int | None = None
-) -> AsyncIterator[list[Any]]:
+) -> AsyncGenerator[list[Any], None]:
     """The records from ``starts`` until every partition is past its end, batch by batch.
 
     Some may lie behind that end. ``polls``: look at most so often for more. How far it has come is the
