@@ -140,7 +140,7 @@ async def gather(settings: Settings, admin: SimulatorAdmin, keys: Iterable[Key])
     writes = check_writes(pushes, log)
     reports = await compare(settings, (), dry_run=True)
     found = [one for report in reports for one in report.found]
-    oversold = _oversold(sales, _put_back(applied), seen, wanted)
+    oversold = explain_oversold(sales, _put_back(applied), seen, wanted)
     differences = _differences(known, wanted, applied, shown, log)
     wrong = mismatches(known, wanted.values(), shown)
     repeated = Counter(outcome.movement.id for outcome in applied)
@@ -327,7 +327,7 @@ def _put_back(applied: Iterable[Outcome]) -> dict[str, list[PutBack]]:
     return found
 
 
-def _oversold(
+def explain_oversold(
     sales: Iterable[Sale],
     put_back: Mapping[str, Sequence[PutBack]],
     seen: Mapping[str, Shown],
@@ -340,7 +340,7 @@ def _oversold(
     told = Oversold()
     for sale in (one for group in by_key.values() for one in group if one.oversold):
         across = min(sale.oversold, _blind(sale, by_key[sale.key], seen, keys))
-        own = _not_taken_back(sale, put_back.get(sale.key, ()), seen, keys)
+        own = _not_taken_back(sale, by_key[sale.key], put_back.get(sale.key, ()), seen, keys)
         again = min(sale.oversold - across, own)
         otherwise = sale.oversold - across - again
         told.across += across
@@ -354,16 +354,28 @@ def _oversold(
 
 
 def _not_taken_back(
-    sale: Sale, put_back: Iterable[PutBack], seen: Mapping[str, Shown], keys: Mapping[str, Key]
+    sale: Sale,
+    others: Iterable[Sale],
+    put_back: Iterable[PutBack],
+    seen: Mapping[str, Shown],
+    keys: Mapping[str, Key],
 ) -> int:
-    """Units that the sale's shop had put back itself, and that our write had not taken away again."""
-    return sum(
-        one.units
-        for one in put_back
-        if one.shop == sale.shop
-        and one.occurred_at <= sale.occurred_at
-        and _reached(sale.shop, sale.key, one.version, seen, keys) > sale.clicked
-    )
+    """Units that the sale's shop had put back itself, and sold again before our write took them away.
+
+    Orders are not heard of in the order in which they are placed: the sale that took them may be in the
+    ledger before an earlier one, which is the oversold one then.
+    """
+    own = [
+        other
+        for other in others
+        if other.shop == sale.shop and other.clicked >= sale.clicked and other.version <= sale.version
+    ]
+
+    def could_be_sold(one: PutBack) -> bool:
+        taken_away = _reached(sale.shop, sale.key, one.version, seen, keys)
+        return any(one.occurred_at <= other.occurred_at and taken_away > other.clicked for other in own)
+
+    return sum(one.units for one in put_back if one.shop == sale.shop and could_be_sold(one))
 
 
 def _blind(sale: Sale, others: Iterable[Sale], seen: Mapping[str, Shown], keys: Mapping[str, Key]) -> int:
