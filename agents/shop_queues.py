@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 
 from app.exactly_once import App, Lane
 
@@ -68,7 +68,7 @@ class ShopQueues:
         await self._sleep(self._gather_s)
         pauses = chain(BACKOFF_S, repeat(BACKOFF_S[-1]))
         while waiting := self._wanted.get(lane, {}).get(shop):
-            some = dict(list(waiting.items())[: self._size])
+            some = dict(islice(waiting.items(), self._size))
             done = await self._work(lane, shop, list(some))
             for key, times in some.items():
                 self._put_back(waiting, key, done=key in done and waiting.get(key) == times)
