@@ -17,7 +17,7 @@ FULL_LANE_POLL_S = 0.05
 
 FETCH_MIN_BYTES, FETCH_WAIT_MS = 64 << 10, 40
 """A broker answers when it has so much, or after so long: at a trickle of records it is asked 25 times a
-second, not with every record. Half of what a busy lane waits between two commits (``PACE_LIMIT_S``).
+second, not with every record. Less than a busy lane waits between two commits (``PACE_LIMIT_S``).
 """
 IDLE_MIN_BYTES, IDLE_WAIT_MS = 1, 500
 """Of a consumer that has got nothing for a while: it asks seldom, and what comes first is told at once."""
@@ -102,6 +102,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # faust ships no types
         full = self.app.full_lanes()
         active = super()._get_active_partitions()
         return {tp for tp in active if tp.partition not in full} if full else active
+
+    async def verify_all_partitions_active(self) -> None:
+        """Leave it to the audit of the lanes (``progress``): Faust would look for events in its own streams,
+        and after five minutes report every changelog as stalled.
+        """
 
     async def perform_seek(self) -> None:
         """Seek every source partition to its lane's own position, not to the group's offsets."""

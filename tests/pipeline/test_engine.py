@@ -27,6 +27,17 @@ from benchmarks.load import fill
 
 pytestmark = pytest.mark.kafka
 
+IMPATIENT_FAUST = {"STREAM_PROCESSING_TIMEOUT": "1", "BROKER_COMMIT_INTERVAL": "0.5"}
+"""Faust's own watch calls a partition stalled after a second instead of five minutes."""
+STALLS = (
+    "has not sent fetch",
+    "stopped fetching",
+    "Stream has not started",
+    "Stream stopped",
+    "Has not committed",
+)
+"""What it would say then."""
+
 
 class Bench:
     """The topics of one toy service, and its workers."""
@@ -43,7 +54,7 @@ class Bench:
     def worker(self, **environment: str) -> Worker:
         """Start one more worker, with a data directory of its own."""
         directory = self.directory / f"worker{len(self.workers)}"
-        worker = Worker(self.bootstrap, self.service, directory, **environment)
+        worker = Worker(self.bootstrap, self.service, directory, **IMPATIENT_FAUST, **environment)
         self.workers.append(worker)
         return worker
 
@@ -110,6 +121,8 @@ def bench(kafka: str, tmp_path: Path) -> Iterator[Bench]:
     made = Bench(kafka, tmp_path)
     try:
         yield made
+        logs = "".join(worker.log.read_text() for worker in made.workers)
+        assert not [stall for stall in STALLS if stall in logs], "Faust takes a lane for a stalled stream"
     finally:
         for worker in made.workers:
             worker.kill()
