@@ -29,7 +29,7 @@ class Kept(Struct, frozen=True, kw_only=True):
 
     at: float
     fingerprint: str
-    payload: dict[str, Any]  # answered again as it was; Shopify builds it from its current state
+    payload: dict[str, Any]  # answered again; its items and locations are of the moment it is looked at
     failed: bool  # it had user errors: the key is used up (facts 2.6)
 
 

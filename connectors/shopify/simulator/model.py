@@ -65,7 +65,7 @@ class ShopConfig(Struct, frozen=True, kw_only=True):
         return f"ShopConfig({self.domain!r})"
 
 
-class Subscription(Struct, frozen=True, kw_only=True):
+class Subscription(Struct, frozen=True, kw_only=True, gc=False):
     """Where the webhooks of one topic go."""
 
     id: int
@@ -81,7 +81,7 @@ class Subscription(Struct, frozen=True, kw_only=True):
     metafield_namespaces: tuple[str, ...] = ()
 
 
-class Location(Struct, frozen=True, kw_only=True):
+class Location(Struct, frozen=True, kw_only=True, gc=False):
     """A place that holds stock."""
 
     id: int
@@ -90,7 +90,7 @@ class Location(Struct, frozen=True, kw_only=True):
     active: bool = True
 
 
-class Item(Struct, frozen=True, kw_only=True):
+class Item(Struct, frozen=True, kw_only=True, gc=False):
     """An inventory item with its one variant."""
 
     id: int
@@ -104,7 +104,7 @@ class Item(Struct, frozen=True, kw_only=True):
     gift_card: bool = False
 
 
-class Level(Struct, frozen=True, kw_only=True):
+class Level(Struct, frozen=True, kw_only=True, gc=False):
     """The quantities of one item at one location, in units."""
 
     id: int  # not the location's id: a level's GID cannot be constructed (facts 2.5)
@@ -138,7 +138,7 @@ class Level(Struct, frozen=True, kw_only=True):
         return int(getattr(self, name))
 
 
-class Line(Struct, frozen=True, kw_only=True):
+class Line(Struct, frozen=True, kw_only=True, gc=False):
     """A line of an order and what became of its units."""
 
     id: int
@@ -159,7 +159,7 @@ class Line(Struct, frozen=True, kw_only=True):
         return self.quantity - self.removed - self.returned
 
 
-class Part(Struct, frozen=True, kw_only=True):
+class Part(Struct, frozen=True, kw_only=True, gc=False):
     """Some units of a line, in a fulfilment."""
 
     id: int
@@ -167,7 +167,7 @@ class Part(Struct, frozen=True, kw_only=True):
     quantity: int
 
 
-class FulfillmentOrderPart(Struct, frozen=True, kw_only=True):
+class FulfillmentOrderPart(Struct, frozen=True, kw_only=True, gc=False):
     """Some units of a line, in a fulfilment order."""
 
     id: int
@@ -176,7 +176,7 @@ class FulfillmentOrderPart(Struct, frozen=True, kw_only=True):
     remaining: int  # not fulfilled yet
 
 
-class FulfillmentOrder(Struct, frozen=True, kw_only=True):
+class FulfillmentOrder(Struct, frozen=True, kw_only=True, gc=False):
     """Units that are to leave one location: nowhere else does Shopify tell where an order is allocated."""
 
     id: int
@@ -187,7 +187,7 @@ class FulfillmentOrder(Struct, frozen=True, kw_only=True):
     parts: tuple[FulfillmentOrderPart, ...]
 
 
-class Fulfillment(Struct, frozen=True, kw_only=True):
+class Fulfillment(Struct, frozen=True, kw_only=True, gc=False):
     """Units that left a location."""
 
     id: int
@@ -198,7 +198,7 @@ class Fulfillment(Struct, frozen=True, kw_only=True):
     status: Literal["success", "cancelled"] = "success"
 
 
-class Disposed(Struct, frozen=True, kw_only=True):
+class Disposed(Struct, frozen=True, kw_only=True, gc=False):
     """What became of some units of a returned line."""
 
     id: int
@@ -208,7 +208,7 @@ class Disposed(Struct, frozen=True, kw_only=True):
     created_at: float
 
 
-class ReturnedPart(Struct, frozen=True, kw_only=True):
+class ReturnedPart(Struct, frozen=True, kw_only=True, gc=False):
     """Some units of a line, in a return (and in its one reverse fulfilment order)."""
 
     id: int
@@ -222,7 +222,7 @@ class ReturnedPart(Struct, frozen=True, kw_only=True):
         return self.quantity - sum(each.quantity for each in self.disposed)
 
 
-class Return(Struct, frozen=True, kw_only=True):
+class Return(Struct, frozen=True, kw_only=True, gc=False):
     """Fulfilled units that a customer gives back."""
 
     id: int
@@ -232,7 +232,7 @@ class Return(Struct, frozen=True, kw_only=True):
     processed: bool = False
 
 
-class RefundedPart(Struct, frozen=True, kw_only=True):
+class RefundedPart(Struct, frozen=True, kw_only=True, gc=False):
     """Some units of a line, in a refund."""
 
     id: int
@@ -242,7 +242,7 @@ class RefundedPart(Struct, frozen=True, kw_only=True):
     location_id: int | None  # null when nothing was restocked
 
 
-class Refund(Struct, frozen=True, kw_only=True):
+class Refund(Struct, frozen=True, kw_only=True, gc=False):
     """Units taken out of an order."""
 
     id: int
@@ -251,7 +251,7 @@ class Refund(Struct, frozen=True, kw_only=True):
     return_id: int | None = None  # the return that it pays for
 
 
-class Order(Struct, frozen=True, kw_only=True):
+class Order(Struct, frozen=True, kw_only=True, gc=False):
     """An order as it is now."""
 
     id: int
@@ -284,7 +284,7 @@ class Order(Struct, frozen=True, kw_only=True):
         raise NotPossible(f"order {self.id} has no return {return_id}")
 
 
-class Webhook(Struct, frozen=True, kw_only=True):
+class Webhook(Struct, frozen=True, kw_only=True, gc=False):
     """One event for one topic, to be delivered at least once.
 
     An order's body is of the moment it happened; a level's is rendered when it is sent, so that two quick
@@ -331,7 +331,7 @@ class LogKind(StrEnum):
     SUBSCRIPTION_DELETED = "subscription_deleted"  # nothing had been accepted for too long
 
 
-class LogEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LogEntry(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One line of the append-only log of what really happened: one event for one listing."""
 
     seq: int  # 1, 2, 3, ... without gaps

@@ -95,7 +95,7 @@ class Mutations:
             )  # fmt: skip
             self._running.webhooks.append(world.level_webhook(level, shop, event))
             names = [moved] if moved == "incoming" else [moved, "on_hand"]
-            changes += [self._change(entry, name) for name in names]
+            changes += [(entry, name) for name in names]
         if not changes:
             return None
         return {
@@ -105,18 +105,7 @@ class Mutations:
             "reason": given["reason"],
             "referenceDocumentUri": given.get("referenceDocumentUri"),
             "app": APP,
-            "changes": lambda info, **args: [each for each in changes if _shown(each, args)],
-        }
-
-    def _change(self, entry: Entry, name: str) -> View:
-        """A change; ``quantityAfterChange`` was null in every capture (facts 2.4)."""
-        return {
-            "name": name,
-            "delta": entry.delta,
-            "quantityAfterChange": None,
-            "ledgerDocumentUri": entry.ledger if name == entry.name else None,
-            "item": item_by(self._shop, entry.item_id),
-            "location": location_by(self._shop, entry.location_id),
+            "changes": lambda info, **args: _shown(shop, changes, args),
         }
 
     def once(
@@ -166,10 +155,27 @@ def _where(info: GraphQLResolveInfo[Any]) -> list[Node]:
     return [field, *(each for each in defined if each.variable.name.value in used)]
 
 
-def _shown(change: View, args: Mapping[str, Any]) -> bool:
-    wanted = (
-        ("inventoryItemIds", change["item"]["id"]),
-        ("locationIds", change["location"]["id"]),
-        ("quantityNames", change["name"]),
+def _shown(shop: ShopState, changes: Sequence[tuple[Entry, str]], args: Mapping[str, Any]) -> list[View]:
+    """The changes that are asked for. They are made when somebody looks: a key keeps its answer for a day."""
+    return [_change(shop, entry, name) for entry, name in changes if _wanted(entry, name, args)]
+
+
+def _change(shop: ShopState, entry: Entry, name: str) -> View:
+    """A change; ``quantityAfterChange`` was null in every capture (facts 2.4)."""
+    return {
+        "name": name,
+        "delta": entry.delta,
+        "quantityAfterChange": None,
+        "ledgerDocumentUri": entry.ledger if name == entry.name else None,
+        "item": item_by(shop, entry.item_id),
+        "location": location_by(shop, entry.location_id),
+    }
+
+
+def _wanted(entry: Entry, name: str, args: Mapping[str, Any]) -> bool:
+    about = (
+        ("inventoryItemIds", gid("InventoryItem", entry.item_id)),
+        ("locationIds", gid("Location", entry.location_id)),
+        ("quantityNames", name),
     )
-    return all(args.get(argument) is None or value in args[argument] for argument, value in wanted)
+    return all(args.get(argument) is None or value in args[argument] for argument, value in about)

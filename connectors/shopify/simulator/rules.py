@@ -31,7 +31,7 @@ URI = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:\S+$")
 UserError = dict[str, Any]
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class Entry(Struct, frozen=True, kw_only=True, gc=False):
     """A write of one name at one listing, checked and resolved."""
 
     index: int

@@ -6,6 +6,7 @@ A shop's base URL is ``http://HOST:PORT/{domain}``; its endpoint has Shopify's p
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -308,6 +309,7 @@ async def serve(
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
+        gc.freeze()  # the schema: a look through it is a pause of all shops
         log.info("simulator started", host=host, port=port, shops=sorted(world.shops))
         await stop.wait()
     finally:
