@@ -54,7 +54,8 @@ class Beliefs:
             consumer.seek(self._partition, self._position)
             while await consumer.position(self._partition) < end:
                 found = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
-                for record in found.get(self._partition, ()):
+                newest = {record.key: record for record in found.get(self._partition, ())}
+                for record in newest.values():
                     self._take(record.key, record.value, record.timestamp, changed)
             self._position = await consumer.position(self._partition)
         finally:
