@@ -97,11 +97,20 @@ def receiver(requests: int, directory: Path | None, as_json: bool) -> None:
 @bench.command("latency")
 @click.option("--rate", type=click.IntRange(1, 5_000), default=500, show_default=True, help="Orders/s.")
 @click.option("--seconds", type=click.FloatRange(1, 600), default=30.0, show_default=True)
+@click.option(
+    "--warm",
+    type=click.FloatRange(1, 600),
+    default=60.0,
+    show_default=True,
+    help="Seconds of the same load before: a new broker's compiler takes a third of its CPU for so long.",
+)
 @keep
 @as_json
-def latency(rate: int, seconds: float, directory: Path | None, as_json: bool) -> None:
+def latency(rate: int, seconds: float, warm: float, directory: Path | None, as_json: bool) -> None:
     """From the receiver's 200 to the ledger and to the other shop's stock, at a steady rate of orders."""
-    _measured(directory, as_json, lambda place, bars: latency_bench.measure(place, rate, seconds, bars.bar))
+    _measured(
+        directory, as_json, lambda place, bars: latency_bench.measure(place, rate, seconds, warm, bars.bar)
+    )
 
 
 @bench.command("reconcile")

@@ -24,8 +24,19 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is gone; a server closes what is idle."""
+        return self.transport.is_closing()
+
     async def ask(self, request: bytes) -> int:
-        """Send a whole request and return the status of its answer."""
+        """Send a whole request and return the status of its answer.
+
+        Raises:
+            ConnectionResetError: when the connection is closed.
+        """
+        if self.closed:
+            raise ConnectionResetError("closed by the server")
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return await self._answer

@@ -17,7 +17,7 @@ MEASUREMENTS = {
     "growth": (["--events", "100000", "--keys", "1000", "--keys", "20000"], "ratio_last_to_first"),
     "restore": (["--records", "100000"], "restore_records_per_s"),
     "receiver": (["--requests", "3000"], "ratio_bare_aiohttp"),
-    "latency": (["--rate", "50", "--seconds", "5"], "other_shop_ms_p99"),
+    "latency": (["--rate", "50", "--seconds", "5", "--warm", "5"], "other_shop_ms_p99"),
     "reconcile": (["--listings", "2000"], "differences_found"),
     "writer": (["--listings", "20000"], "backlog_listings_per_s"),
     "failover": (["--records", "20000"], "killed_with_standby_silence_s"),
