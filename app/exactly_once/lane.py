@@ -53,7 +53,7 @@ BACKLOG_RECORDS = 5_000
 """With more than this left in a partition its lane has a backlog."""
 BACKLOG_HOLD_S = 0.5
 """Under backlog a transaction waits this long for more: a key that changes twice in it is written once."""
-PACE, PACE_LIMIT_S = 8.0, 0.08
+PACE, PACE_LIMIT_S = 8.0, 0.06
 """A commit begins no sooner than so many times the last one's duration after that began: a transaction costs
 the same at any size, and a broker that gets slow gets fewer. What comes alone never waits.
 """
