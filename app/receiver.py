@@ -318,7 +318,8 @@ async def serve(
     stop = asyncio.Event()
     for number in stop_on:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    runner = web.AppRunner(make_app(shops, kafka), access_log=None)
+    # Who sends a body that slowly is not waited for: nothing was promised to him.
+    runner = web.AppRunner(make_app(shops, kafka), access_log=None, shutdown_timeout=ANSWER_LIMIT_S)
     await runner.setup()
     kafka.open()
     try:
