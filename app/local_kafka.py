@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +51,17 @@ min.insync.replicas={in_sync}
 PORTS = range(15_000, 32_000)
 """Below what systems give to outgoing connections (Linux from 32 768 on, others from 49 152)."""
 TRIES = 50
+
+
+async def uninterrupted(work: Callable[[], None]) -> None:
+    """Run ``work`` in a thread, to its end also when the caller is cancelled: nobody else stops a broker that
+    is still being started.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(running)
+    finally:
+        await asyncio.wait({running})
 
 
 class Quorum(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from app.dev.commands import run_to_end
 from benchmarks import adjuster as adjuster_bench
 from benchmarks import engine as engine_bench
 from benchmarks import failover as failover_bench
@@ -149,7 +149,7 @@ def _measured(
 ) -> None:
     """Run a measurement in its directory, with its bars, and print its facts."""
     with _Place(directory) as place, _Bars() as bars:
-        facts = asyncio.run(measure(place, bars))
+        facts = run_to_end(measure(place, bars))
     _show(facts, as_json)
 
 

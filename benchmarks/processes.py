@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import psutil
 
-from app.local_kafka import LocalKafka
+from app.local_kafka import LocalKafka, uninterrupted
 
 STOP_LIMIT_S = 30.0
 
@@ -29,11 +28,11 @@ class Command(NamedTuple):
 async def broker_at(directory: Path, rebalance_delay_ms: int = 0) -> AsyncIterator[LocalKafka]:
     """A started broker, stopped in any case."""
     broker = LocalKafka(directory, rebalance_delay_ms=rebalance_delay_ms)
-    await asyncio.to_thread(broker.start)
     try:
+        await uninterrupted(broker.start)
         yield broker
     finally:
-        await asyncio.to_thread(broker.stop)
+        await uninterrupted(broker.stop)
 
 
 @contextmanager

@@ -218,7 +218,7 @@ def demo(settings: Settings, seconds: float, faults: str, seed: int, as_json: bo
     def tell(line: str) -> None:
         click.echo(f"{time.monotonic() - begin:6.1f} s  {line}", err=as_json)
 
-    facts = _run(run_demo(stack, weather, seed, seconds, tell))
+    facts = run_to_end(run_demo(stack, weather, seed, seconds, tell))
     if as_json:
         click.echo(msgspec.json.encode(facts))
     else:
@@ -250,7 +250,7 @@ def chaos(
     chosen = random.randrange(1 << 32) if seed is None else seed
     directory = work_directory("chaos")
     stack = chaos_stack(directory, settings, external_bootstrap(), brokers=brokers, standbys=standbys)
-    facts = _run(run_chaos(stack, seconds, chosen, tell))
+    facts = run_to_end(run_chaos(stack, seconds, chosen, tell))
     if as_json:
         click.echo(msgspec.json.encode(facts))
     else:
@@ -258,7 +258,7 @@ def chaos(
     sys.exit(not facts.add_up)
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; SIGTERM and Ctrl-C stop all processes of the run first."""
 
     async def cancellable() -> T:

@@ -19,7 +19,7 @@ from app import topics
 from app.dev.ports import PortClaims
 from app.dev.shops import write_shops_file
 from app.errors import Misconfigured, Retry
-from app.local_kafka import LocalCluster, LocalKafka
+from app.local_kafka import LocalCluster, LocalKafka, uninterrupted
 from app.services import SERVICES, WORKERS
 from app.settings import Settings
 
@@ -208,7 +208,7 @@ class Stack:
             self.shops_file, self.simulator_port, simulated=simulated, hand_edits=self._hand_edits
         )
         if self.cluster is not None:
-            await asyncio.to_thread(self.cluster.start)
+            await uninterrupted(self.cluster.start)
             self._broker_keepers = [
                 asyncio.create_task(self._keep_broker(broker)) for broker in self.cluster.brokers
             ]
@@ -241,7 +241,7 @@ class Stack:
         await self.stop_processes()
         if self.cluster is not None:
             await _cancel(self._broker_keepers)
-            await asyncio.to_thread(self.cluster.stop)
+            await uninterrupted(self.cluster.stop)
         self._ports.release()
 
     def _add_workers(self, service: str, count: int, data_dir: Path) -> None:
@@ -300,12 +300,12 @@ class Stack:
         chosen = [broker for broker in self.cluster.brokers if broker.node_id in nodes]
         async with self._broker_change:
             for broker in chosen:
-                await asyncio.to_thread(broker.kill)
+                await uninterrupted(broker.kill)
             await asyncio.sleep(pause_s)
             for broker in chosen:
-                await asyncio.to_thread(broker.launch)
+                await uninterrupted(broker.launch)
             for broker in chosen:
-                await asyncio.to_thread(broker.wait_ready)
+                await uninterrupted(broker.wait_ready)
 
     async def wait_healthy(self, limit_s: float) -> None:
         """Wait until every process is healthy.
@@ -346,7 +346,7 @@ class Stack:
                 child = broker.process
                 if child is not None and child.poll() is not None:
                     self._echo("kafka", f"broker {broker.node_id} ended with status {child.returncode}")
-                    await asyncio.to_thread(broker.start)
+                    await uninterrupted(broker.start)
 
     def _broker_states(self) -> list[ProcessState]:
         if self.cluster is None:

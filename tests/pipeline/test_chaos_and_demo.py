@@ -6,21 +6,27 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from support.kafka_io import wait_until
 
 pytestmark = pytest.mark.kafka
 
 
+def without_broker() -> dict[str, str]:
+    """The environment of a command that shall start a broker of its own, which it may kill."""
+    return {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
+
+
 def run(directory: Path, *words: str, limit_s: float) -> dict[str, Any]:
     """Run a command in a directory of its own; its facts, when it ends with 0."""
-    # Without KAFKA_BOOTSTRAP_SERVERS: its own broker, which it may kill.
-    own = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
     done = subprocess.run(
         [sys.executable, "-m", "app", *words, "--json"],
-        cwd=directory, env=own, capture_output=True, text=True, check=False, timeout=limit_s,
+        cwd=directory, env=without_broker(), capture_output=True, text=True, check=False, timeout=limit_s,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
     facts: dict[str, Any] = json.loads(done.stdout)
@@ -46,6 +52,32 @@ def test_three_minutes_of_chaos_with_three_brokers_and_standbys(tmp_path: Path) 
     assert facts["pauses"] >= 2
     assert facts["brokers_killed"] >= 4
     assert facts["events"] >= 100_000
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("words", [["bench", "restore"], ["demo"]], ids=" ".join)
+def test_a_run_that_is_ended_leaves_no_process_behind(tmp_path: Path, words: list[str]) -> None:
+    run = psutil.Popen(
+        [sys.executable, "-m", "app", *words],
+        cwd=tmp_path, env=without_broker(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    children: dict[int, psutil.Process] = {}
+
+    def started() -> bool:
+        children.update({child.pid: child for child in run.children(recursive=True)})
+        return len(children) > 1 and run.poll() is None  # a broker is formatted first
+
+    try:
+        wait_until(started, 60, "a broker, and one process more")
+        run.terminate()
+        said = run.communicate(timeout=50)[0].decode()
+        assert "stopped by a signal" in said
+        _, alive = psutil.wait_procs(children.values(), timeout=0)
+        assert not alive
+    finally:
+        for process in (run, *children.values()):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 WRONG = (
