@@ -21,6 +21,7 @@ from benchmarks import receiver as receiver_bench
 from benchmarks import reconcile as reconcile_bench
 from benchmarks import restore as restore_bench
 from benchmarks import writer as writer_bench
+from benchmarks.load import PARTITIONS
 
 Facts = dict[str, float]
 
@@ -104,12 +105,16 @@ def receiver(requests: int, directory: Path | None, as_json: bool) -> None:
     show_default=True,
     help="Seconds of the same load before: a new broker's compiler takes a third of its CPU for so long.",
 )
+@click.option("--partitions", type=click.IntRange(1, 64), default=PARTITIONS, show_default=True)
 @keep
 @as_json
-def latency(rate: int, seconds: float, warm: float, directory: Path | None, as_json: bool) -> None:
+def latency(
+    rate: int, seconds: float, warm: float, partitions: int, directory: Path | None, as_json: bool
+) -> None:
     """From the receiver's 200 to the ledger and to the other shop's stock, at a steady rate of orders."""
+    sent = latency_bench.Load(rate, seconds, warm)
     _measured(
-        directory, as_json, lambda place, bars: latency_bench.measure(place, rate, seconds, warm, bars.bar)
+        directory, as_json, lambda place, bars: latency_bench.measure(place, sent, partitions, bars.bar)
     )
 
 

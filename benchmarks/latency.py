@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psutil
@@ -34,6 +34,14 @@ COST_BUCKET = {"bucket_capacity": 20_000.0, "restore_rate": 1_000.0}
 """A Shopify Plus shop's: 1 000 points a second (shopify.dev, API limits)."""
 
 
+class Load(NamedTuple):
+    """What is sent: orders a second, for how long, and for how long before that without being measured."""
+
+    rate: int
+    seconds: float
+    warm_s: float
+
+
 class Seen:
     """When what was seen, in monotonic seconds."""
 
@@ -46,15 +54,14 @@ class Seen:
         return len(self.in_ledger) >= len(self.answered)
 
 
-async def measure(directory: Path, rate: int, seconds: float, warm_s: float, bar: Bar) -> dict[str, float]:
+async def measure(directory: Path, sent: Load, partitions: int, bar: Bar) -> dict[str, float]:
     """Send orders of one shop at a steady rate to the whole pipeline, with the other shop simulated.
-
-    The first ``warm_s`` are not measured.
 
     Raises:
         Retry: when an order does not reach the ledger, or the other shop, in time.
     """
-    stack = Stack(directory, load_settings())
+    settings = load_settings().model_copy(update={"partitions": partitions})
+    stack = Stack(directory, settings, environment={"SKUSTREAM_PARTITIONS": str(partitions)})
     keys = [key for key in catalogue(SKUS, OPENING) if key.location == "main"]
     try:
         await stack.start()
@@ -64,31 +71,25 @@ async def measure(directory: Path, rate: int, seconds: float, warm_s: float, bar
             await _listed(admin, keys)
             for domain in DOMAINS:
                 await admin.act("shops", domain=domain, **COST_BUCKET)
-            return await _run(stack, admin, keys, rate, seconds, warm_s, bar)
+            return await _run(stack, admin, keys, sent, bar)
     finally:
         await stack.stop()
 
 
 async def _run(
-    stack: Stack,
-    admin: SimulatorAdmin,
-    keys: list[Key],
-    rate: int,
-    seconds: float,
-    warm_s: float,
-    bar: Bar,
+    stack: Stack, admin: SimulatorAdmin, keys: list[Key], sent: Load, bar: Bar
 ) -> dict[str, float]:
     shop = load_shops(stack.shops_file)[DOMAINS[0]]
     seen = Seen()
     gc.disable()  # a pause of the one that looks at the clock is not the pipeline's
     reading = asyncio.create_task(_read_ledger(stack, seen))
     try:
-        await _send(stack, shop, keys, seen, rate, warm_s, 1, bar)
+        await _send(stack, shop, keys, seen, sent.rate, sent.warm_s, 1, bar)
         warm = len(seen.answered)
         await until(seen.all_in_ledger, ARRIVE_LIMIT_S, "every order in the ledger", reading)
         before = _cpu(stack)
         began = time.monotonic()
-        await _send(stack, shop, keys, seen, rate, seconds, 1 + warm, bar)
+        await _send(stack, shop, keys, seen, sent.rate, sent.seconds, 1 + warm, bar)
         took = time.monotonic() - began
         await until(seen.all_in_ledger, ARRIVE_LIMIT_S, "every order in the ledger", reading)
         after = _cpu(stack)
@@ -98,6 +99,7 @@ async def _run(
     to_ledger = [(seen.in_ledger[order][0] - seen.answered[order]) * 1000 for order in measured]
     to_shop = await _to_shop(stack, admin, keys, seen, measured)
     facts = {
+        "partitions": stack.settings.partitions,
         "orders": len(measured),
         "orders_per_s": round(len(measured) / took),
         "ledger_ms_p50": round(percentile(to_ledger, 0.5), 1),
