@@ -59,7 +59,7 @@ class Rules(Struct, frozen=True, kw_only=True):
 def register(app: App, rules: Rules) -> None:
     """Declare the adjuster's tables, topics and agents on a service."""
     adjuster = Adjuster(app, rules)
-    movements = app.batch_topic("stock.movements")
+    movements = app.batch_topic("stock.movements", state=adjuster.stock)
     listings = app.batch_topic("stock.listings")
 
     @app.agent(movements, name="adjust")  # type: ignore[untyped-decorator]  # faust ships no types

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -10,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -46,6 +48,8 @@ GC_THRESHOLDS = (200_000, 20, 50)
 """A batch is ten thousands of objects without a cycle among them: Python's own thresholds (700, 10, 10) look
 through all of them again and again, for a fifth of the time (docs/benchmarks.md).
 """
+M_ARENA_MAX, ARENAS = -8, 2
+"""glibc gives each thread a heap, which keeps what it once had (malloc.h); RocksDB has many threads."""
 LETTERS_TOLD_S = 10.0
 """A million bad records are a million dead letters, and a line in the log every so often."""
 LETTER_ERROR = 500
@@ -57,7 +61,8 @@ RECORD_BYTES, RECORD_OVERHEAD = 1 << 20, 16 << 10
 END_LIMIT_S, END_STATUS = 20.0, 71
 """A worker that ends because of an error is gone after so long, by force with this status."""
 POLL_RECORDS = 2_000
-FETCH_BYTES = 8 << 20
+FETCH_BYTES = 2 << 20
+"""Of a partition at once; a larger batch comes alone (Kafka, KIP-74). A full lane has so much in hand."""
 
 
 class DeadLetterRecord(NamedTuple):
@@ -102,6 +107,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self._data_dir = data_dir
         self._encode_dead_letter = encode_dead_letter
         self._routes: dict[str, Route | None] = {}
+        self._states: dict[str, Table[Any]] = {}
         self._opened: list[Callable[[Lane], None]] = []
         self._closed: list[Callable[[Lane], None]] = []
         self._before: list[Callable[[], Awaitable[None]]] = []
@@ -175,9 +181,15 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self.state_tables.append(table)
         return table
 
-    def batch_topic(self, name: str, route: Route | None = None) -> Any:
-        """Declare a source topic whose agent gets batches; ``route`` is the part of a key that is hashed."""
+    def batch_topic(self, name: str, route: Route | None = None, state: Table[Any] | None = None) -> Any:
+        """Declare a source topic whose agent gets batches; ``route`` is the part of a key that is hashed.
+
+        ``state`` is the table with the same keys that every record is decided on: a backlog's values are read
+        ahead. A key that has one needs no hashing any more: it was found to belong here when it came first.
+        """
         self._routes[name] = route
+        if state is not None:
+            self._states[name] = state
         return self.topic(name, schema=BatchSchema(), acks=False, partitions=self.partitions)
 
     def on_lane_opened(self, callback: Callable[[Lane], None]) -> None:
@@ -245,6 +257,10 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
     def route_of(self, topic: str) -> Route | None:
         """The routing function of a source topic."""
         return self._routes[topic]
+
+    def state_of(self, topic: str) -> Table[Any] | None:
+        """The table that a source topic's records are decided on, if it was told."""
+        return self._states.get(topic)
 
     def record_limit(self, topic: str) -> int:
         """Bytes that a value in a topic may have; a record's own bytes come on top."""
@@ -402,7 +418,9 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         await super()._on_partitions_revoked(revoked)
 
     async def on_start(self) -> None:
-        """Set up the garbage collector for batches."""
+        """Set up the garbage collector and the memory for batches."""
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         self.background(Watchdog().run(), "watchdog")

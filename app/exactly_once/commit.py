@@ -44,6 +44,7 @@ async def commit(lane: Lane, transaction: Transaction, position: Position, *, te
         lane.stores[table].write(values, offsets[table])
         if table in lane.recent:
             lane.recent[table].update(values)
+        lane.overtake(table, values)
     for callback in transaction.callbacks:
         callback()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 
 from app.errors import Bug, LaneLost, Misconfigured, Stale
 from app.exactly_once import metrics
+from app.exactly_once.ahead import ReadAhead
 from app.exactly_once.commit import commit
 from app.exactly_once.partitioner import partition_of
 from app.exactly_once.positions import Position
@@ -38,6 +39,8 @@ PRODUCER_REQUEST_BYTES = 9 << 20
 """Webhook records may have 8 MiB."""
 CHUNK_RECORDS = 1_000
 """Records decided at a stretch: the loop serves the other lanes' sockets in between."""
+AHEAD_RECORDS = 200
+"""A chunk of fewer records is decided sooner than read ahead."""
 WAITING_RECORDS = 4_000
 WAITING_BYTES = 32 << 20
 """With this much waiting a lane is full: the consumer fetches no more for it until there is room."""
@@ -84,6 +87,7 @@ class _Chunk(NamedTuple):
     decide: Decide
     size: int
     behind: int  # records of the partition that come after those of the fetch
+    ahead: ReadAhead | None  # of its topic's table
 
 
 class _Skip(NamedTuple):
@@ -142,6 +146,7 @@ class Lane:
         self.failed: Exception | None = None
         self.producer: AIOKafkaProducer
         self._jobs: deque[_Chunk | _Work | _Skip] = deque()
+        self._ahead: list[ReadAhead] = []  # of the chunks that wait
         self._waiting_records = 0
         self._waiting_bytes = 0
         self._decided: _Decided | None = None
@@ -208,11 +213,34 @@ class Lane:
             for start in range(0, len(batch.records), CHUNK_RECORDS):
                 records = batch.records[start : start + CHUNK_RECORDS]
                 size = sum(len(record.value) for record in records if record.value is not None)
-                self._jobs.append(_Chunk(batch.topic, records, fetched_from, decide, size, batch.behind))
+                ahead = self._read_ahead(batch.topic, records)
+                self._jobs.append(
+                    _Chunk(batch.topic, records, fetched_from, decide, size, batch.behind, ahead)
+                )
                 self._waiting_records += len(records)
                 self._waiting_bytes += size
                 fetched_from = records[-1].offset + 1
             self._wake.set()
+
+    def _read_ahead(self, topic: str, records: Sequence[SourceRecord]) -> ReadAhead | None:
+        table = self.app.state_of(topic)
+        if table is None or len(records) < AHEAD_RECORDS:
+            return None
+        recent, unknown = self.recent.get(table), object()
+        keys = list({record.key for record in records if record.key is not None})
+        if recent is not None:
+            keys = [key for key in keys if recent.get(key, unknown) is unknown]
+        if not keys:
+            return None
+        ahead = ReadAhead(table, self.stores[table], keys)
+        self._ahead.append(ahead)
+        return ahead
+
+    def overtake(self, table: Table[Any], keys: Iterable[bytes]) -> None:
+        """These keys of a table have new values in its store."""
+        for ahead in self._ahead:
+            if ahead.table is table:
+                ahead.overtake(keys)
 
     async def submit(self, work: Callable[[Transaction], T]) -> T:
         """Run ``work`` in the lane's order, in a transaction; returns its result after the commit.
@@ -277,6 +305,7 @@ class Lane:
             if not done.done():
                 done.set_exception(LaneLost(f"lane {self.service}-{self.partition} is closed"))
         self._jobs.clear()
+        self._ahead.clear()
         self._decided = self._committing = None
 
     async def _run(self) -> None:
@@ -285,7 +314,12 @@ class Lane:
         try:
             while True:
                 if self._jobs and not self._stopping and not (self._decided and self._decided.full):
-                    self._decide(self._jobs.popleft())
+                    job = self._jobs.popleft()
+                    if isinstance(job, _Chunk) and job.ahead is not None:
+                        await job.ahead.wait()
+                        if self._stopping or self.failed is not None:
+                            continue
+                    self._decide(job)
                     await asyncio.sleep(0)
                     continue
                 if commit_task is not None and commit_task.done():
@@ -369,6 +403,8 @@ class Lane:
         self.app.room_made()
         decided.records += len(job.records)
         decided.more = job.behind >= BACKLOG_RECORDS
+        if job.ahead is not None:
+            self._ahead.remove(job.ahead)  # it is used at once, before any commit
         self._decide_chunk(decided.transaction, job, decided.offsets)
 
     def _next(self) -> _Decided:
@@ -397,25 +433,26 @@ class Lane:
             return
         route, decide = self.app.route_of(chunk.topic), chunk.decide
         partition, partitions, now_ms = self.partition, self.partitions, transaction.now_ms
-        for record in records:
-            key = record.key
-            if key is not None:
-                proper = partition_of(key if route is None else route(key), partitions)
-                if proper != partition:
-                    self._forward(transaction, record, proper)
-                    continue
-            transaction.record_key = key if route is None else None
-            timestamp = record.timestamp
-            if timestamp > transaction.stream_time_ms:
-                transaction.stream_time_ms = min(timestamp, now_ms)
-            try:
-                decide(transaction, record)
-            except (Bug, Stale, Misconfigured):
-                raise
-            except Exception as error:  # a poison record: only its own changes go, with its origin kept
-                transaction.drop()
-                self._dead_letter(transaction, record, error)
-            transaction.keep()
+        with transaction.using(chunk.ahead) as stored:
+            for record in records:
+                key = record.key
+                if key is not None and stored.get(key) is None:
+                    proper = partition_of(key if route is None else route(key), partitions)
+                    if proper != partition:
+                        self._forward(transaction, record, proper)
+                        continue
+                transaction.record_key = key if route is None else None
+                timestamp = record.timestamp
+                if timestamp > transaction.stream_time_ms:
+                    transaction.stream_time_ms = min(timestamp, now_ms)
+                try:
+                    decide(transaction, record)
+                except (Bug, Stale, Misconfigured):
+                    raise
+                except Exception as error:  # a poison record: only its own changes go, with its origin kept
+                    transaction.drop()
+                    self._dead_letter(transaction, record, error)
+                transaction.keep()
         transaction.record_key = None
         offsets[chunk.topic] = records[-1].offset + 1
         metrics.RECORDS.labels(self.service, chunk.topic).inc(len(records))

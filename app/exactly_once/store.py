@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -39,7 +40,7 @@ WRITE_BUFFER_BYTES = 8 << 20
 ALL_WRITE_BUFFERS_BYTES = 32 << 20
 BLOCK_CACHE_BYTES = 32 << 20
 """Shared by all databases of the process, so that memory does not grow with the number of lanes."""
-RECENT_BYTES = 32 << 20
+RECENT_BYTES = 16 << 20
 """What the remembered values of all lanes and tables of a process may take, about."""
 ENTRY_BYTES = 200
 """What a remembered value takes beside its JSON: its key, its place, and the objects' heads."""
@@ -64,6 +65,7 @@ class PartitionStore:
         self.path = path
         self.unused_s = _unused_s(path)
         self._closed = False
+        self._reading = Lock()  # held by a thread that reads: closing waits for it
         try:
             self._db = rocksdict.Rdict(str(path), options=_options())
         except Exception as error:  # rocksdict raises a bare Exception for every failure to open
@@ -104,6 +106,22 @@ class PartitionStore:
         value: bytes | None = self._db.get(key)
         return value
 
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The committed bytes of many keys; other threads run meanwhile, and may write.
+
+        Raises:
+            LaneLost: when the store is closed.
+            Stale: when the disk is broken.
+        """
+        with self._reading:
+            if self._closed:
+                raise LaneLost(f"store {self.path}: closed by a rebalance")
+            try:
+                values: list[bytes | None] = self._db.get(keys)
+            except Exception as error:  # as rocksdict tells it
+                raise Stale(f"cannot read the store {self.path} (SKUSTREAM_DATA_DIR): {error}") from error
+        return values
+
     def write(self, items: Mapping[bytes, bytes | None], offset: int) -> None:
         """Write committed values (None deletes) together with their changelog offset.
 
@@ -137,8 +155,10 @@ class PartitionStore:
 
     def close(self) -> None:
         """Release the database and its lock."""
-        self._closed = True
-        self._db.close()
+        if not self._closed:
+            self._closed = True
+            with self._reading:
+                self._db.close()
 
 
 class StoreView:

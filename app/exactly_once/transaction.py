@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from app.errors import Bug, Rejected, Stale
 from app.exactly_once.partitioner import partition_of
 
 if TYPE_CHECKING:
+    from app.exactly_once.ahead import ReadAhead
     from app.exactly_once.lane import Lane
     from app.exactly_once.store import Table
 
@@ -33,12 +35,13 @@ Outgoing = tuple[str, int, bytes | None, bytes | None, list[tuple[str, bytes]]]
 SMALL_RECORD = 500_000
 """Bytes that every topic takes."""
 _MISSING: Any = object()
+_NOTHING: Mapping[bytes, bytes | None] = {}
 
 
 class _Overlay:
     """One table as a transaction sees it: what is staged, above what is committed or about to be."""
 
-    __slots__ = ("_lane", "_recent", "_store", "_table", "_under", "before", "dirty", "known")
+    __slots__ = ("_lane", "_recent", "_store", "_table", "_under", "ahead", "before", "dirty", "known")
 
     def __init__(self, lane: Lane, table: Table[Any], under: dict[bytes, Any] | None) -> None:
         self.dirty: dict[bytes, Any] = {}  # staged values
@@ -49,6 +52,7 @@ class _Overlay:
         self._under = under
         self._store = lane.stores[table]
         self._recent = lane.recent.get(table)
+        self.ahead: Mapping[bytes, bytes | None] = _NOTHING
 
     def get(self, key: bytes) -> Any:
         value = self.known.get(key, _MISSING)
@@ -81,6 +85,8 @@ class _Overlay:
         if self._under is not None and key in self._under:
             return self._under[key]
         raw = _MISSING if self._recent is None else self._recent.get(key, _MISSING)
+        if raw is _MISSING:
+            raw = self.ahead.get(key, _MISSING)
         if raw is _MISSING:
             raw = self._stored(key)
         return self._table.decode(raw) if raw is not None else None
@@ -135,6 +141,19 @@ class Transaction:
     def changes(self) -> dict[Table[Any], dict[bytes, Any]]:
         """The staged values of every table that has any."""
         return {table: overlay.dirty for table, overlay in self._overlays.items() if overlay.dirty}
+
+    @contextmanager
+    def using(self, ahead: ReadAhead | None) -> Iterator[Mapping[bytes, bytes | None]]:
+        """What was read ahead is not looked up meanwhile: the stores hold it until the next commit."""
+        if ahead is None:
+            yield _NOTHING
+            return
+        overlay = self._overlays[ahead.table]
+        overlay.ahead = ahead.values
+        try:
+            yield ahead.values
+        finally:
+            overlay.ahead = _NOTHING
 
     def settle(self) -> None:
         """Let go of the transaction below this one: it is committed."""

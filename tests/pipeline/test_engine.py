@@ -339,10 +339,26 @@ def test_a_rolling_upgrade_adds_a_field_and_a_table_without_a_stop(bench: Bench)
     assert all(worker.process.poll() is None for worker in workers)
 
 
+def test_what_was_read_ahead_of_a_commit_is_not_used_after_it(bench: Bench) -> None:
+    count, keys = 40_000, 4_000
+    rng = random.Random(11)
+    large = b'{"pad":"%b",' % (b"x" * 2_000)  # each chunk is a transaction, and three wait behind it
+
+    async def leave_backlog() -> None:
+        numbers = ((n, b"k%d" % rng.randrange(keys)) for n in range(count))
+        records = ((partition_of(key, PARTITIONS), (key, large + event(n)[1:])) for n, key in numbers)
+        await fill(bench.bootstrap, f"{bench.service}.in", records, lambda _: None)
+
+    asyncio.run(leave_backlog())
+    bench.worker(FORGET="1")
+    assert set(bench.wait_outcomes(count, limit_s=120).values()) == {1}
+    assert bench.total() == count
+
+
 def test_every_event_counts_once_through_kills_and_pauses(bench: Bench) -> None:
     rounds, per_round = 6, 5_000
     rng = random.Random(7)
-    workers = [bench.worker(), bench.worker()]
+    workers = [bench.worker(), bench.worker(FORGET="1")]
     faults: list[Callable[[Worker], None]] = [Worker.kill, Worker.pause]
     for number in range(rounds):
         start = number * per_round

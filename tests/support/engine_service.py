@@ -1,7 +1,8 @@
 """A small service on the engine, run as a worker of its own by the tests: sums deltas by key.
 
-Environment: SERVICE, BOOTSTRAP, DATA_DIR, WEB_PORT, and optionally STANDBYS, INSTANCE_ID, and NEXT: then it
-is the service's next release, with one more field in its values and one more table.
+Environment: SERVICE, BOOTSTRAP, DATA_DIR, WEB_PORT, optionally STANDBYS and INSTANCE_ID. With FORGET values
+are not remembered but read from the store; with NEXT it is the service's next release, with one more field in
+its values and one more table.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ app = App(
     standby_replicas=int(os.environ.get("STANDBYS", "0")),
     instance_id=os.environ.get("INSTANCE_ID"),
 )
-sums: Table[Any] = app.state_table("sums", NextSum if NEXT else Sum)
+sums: Table[Any] = app.state_table("sums", NextSum if NEXT else Sum, remember="FORGET" not in os.environ)
 counts: Table[int] | None = app.state_table("counts", int) if NEXT else None
-events = app.batch_topic(f"{SERVICE}.in")
+events = app.batch_topic(f"{SERVICE}.in", state=sums)
 decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
