@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -12,14 +11,9 @@ from typing import Any
 
 import psutil
 import pytest
-from support.kafka_io import wait_until
+from support.kafka_io import wait_until, without_broker
 
 pytestmark = pytest.mark.kafka
-
-
-def without_broker() -> dict[str, str]:
-    """The environment of a command that shall start a broker of its own, which it may kill."""
-    return {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
 
 
 def run(directory: Path, *words: str, limit_s: float) -> dict[str, Any]:

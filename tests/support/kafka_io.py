@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +21,11 @@ def wait_until(condition: Callable[[], object], limit_s: float, what: str) -> No
     while not condition():
         assert time.monotonic() < end, f"not within {limit_s} s: {what}"
         pause.wait(POLL_S)
+
+
+def without_broker() -> dict[str, str]:
+    """The environment of a command that shall start a broker of its own, which it may kill."""
+    return {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
 
 
 async def create_topics(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,14 +47,14 @@ async def test_a_store_that_is_closed_meanwhile_gives_nothing(store: PartitionSt
         store.get_many([b"a"])
 
 
-async def test_a_store_is_written_and_closed_while_a_thread_reads_it(store: PartitionStore) -> None:
+def test_a_store_is_written_and_closed_while_a_thread_reads_it(store: PartitionStore) -> None:
     keys = [b"%06d" % number for number in range(20_000)]
     store.write(dict.fromkeys(keys, b"x" * 200), offset=2)
-    reading = [asyncio.create_task(asyncio.to_thread(store.get_many, keys)) for _ in range(4)]
-    for offset in range(3, 200):
-        await asyncio.sleep(0)
-        store.write({keys[offset]: b"y"}, offset)
-        assert store.get(keys[offset]) == b"y"
-    store.close()  # waits for who has begun; those that have not are told
-    read = await asyncio.gather(*reading, return_exceptions=True)
+    with ThreadPoolExecutor(4) as threads:
+        reading = [threads.submit(store.get_many, keys) for _ in range(4)]
+        for offset in range(3, 200):
+            store.write({keys[offset]: b"y"}, offset)
+            assert store.get(keys[offset]) == b"y"
+        store.close()  # waits for who has begun; those that have not are told
+    read = [one.exception() or one.result() for one in reading]
     assert all(isinstance(one, LaneLost) or len(one) == len(keys) for one in read)
