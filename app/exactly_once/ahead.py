@@ -27,14 +27,18 @@ class ReadAhead:
         self._overtaken: set[bytes] = set()
         self._reading = asyncio.get_running_loop().create_task(self._read(store, keys))
 
+    @property
+    def done(self) -> bool:
+        """Whether the values are here, or cannot be had: then each is looked up alone, and fails alone."""
+        return self._reading.done()
+
     async def wait(self) -> None:
-        """Wait until the values are here, or cannot be had: then each is looked up alone, and fails alone."""
-        if not self._reading.done():
-            await asyncio.wait({self._reading})
+        """Wait until it is done."""
+        await asyncio.wait({self._reading})
 
     def overtake(self, keys: Iterable[bytes]) -> None:
         """These keys got new values, which the reading may have missed: theirs are forgotten."""
-        if self._reading.done():
+        if self.done:
             for key in keys:
                 self.values.pop(key, None)
         else:

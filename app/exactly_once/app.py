@@ -107,7 +107,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self._data_dir = data_dir
         self._encode_dead_letter = encode_dead_letter
         self._routes: dict[str, Route | None] = {}
-        self._states: dict[str, Table[Any]] = {}
+        self._states: dict[str, Table[Any] | None] = {}
         self._opened: list[Callable[[Lane], None]] = []
         self._closed: list[Callable[[Lane], None]] = []
         self._before: list[Callable[[], Awaitable[None]]] = []
@@ -188,8 +188,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         ahead. A key that has one needs no hashing any more: it was found to belong here when it came first.
         """
         self._routes[name] = route
-        if state is not None:
-            self._states[name] = state
+        self._states[name] = state
         return self.topic(name, schema=BatchSchema(), acks=False, partitions=self.partitions)
 
     def on_lane_opened(self, callback: Callable[[Lane], None]) -> None:
@@ -260,7 +259,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
 
     def state_of(self, topic: str) -> Table[Any] | None:
         """The table that a source topic's records are decided on, if it was told."""
-        return self._states.get(topic)
+        return self._states[topic]
 
     def record_limit(self, topic: str) -> int:
         """Bytes that a value in a topic may have; a record's own bytes come on top."""

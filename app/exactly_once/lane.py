@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -146,7 +146,6 @@ class Lane:
         self.failed: Exception | None = None
         self.producer: AIOKafkaProducer
         self._jobs: deque[_Chunk | _Work | _Skip] = deque()
-        self._ahead: list[ReadAhead] = []  # of the chunks that wait
         self._waiting_records = 0
         self._waiting_bytes = 0
         self._decided: _Decided | None = None
@@ -230,17 +229,13 @@ class Lane:
         keys = list({record.key for record in records if record.key is not None})
         if recent is not None:
             keys = [key for key in keys if recent.get(key, unknown) is unknown]
-        if not keys:
-            return None
-        ahead = ReadAhead(table, self.stores[table], keys)
-        self._ahead.append(ahead)
-        return ahead
+        return ReadAhead(table, self.stores[table], keys) if keys else None
 
     def overtake(self, table: Table[Any], keys: Iterable[bytes]) -> None:
         """These keys of a table have new values in its store."""
-        for ahead in self._ahead:
-            if ahead.table is table:
-                ahead.overtake(keys)
+        for job in self._jobs:
+            if isinstance(job, _Chunk) and job.ahead is not None and job.ahead.table is table:
+                job.ahead.overtake(keys)
 
     async def submit(self, work: Callable[[Transaction], T]) -> T:
         """Run ``work`` in the lane's order, in a transaction; returns its result after the commit.
@@ -305,7 +300,6 @@ class Lane:
             if not done.done():
                 done.set_exception(LaneLost(f"lane {self.service}-{self.partition} is closed"))
         self._jobs.clear()
-        self._ahead.clear()
         self._decided = self._committing = None
 
     async def _run(self) -> None:
@@ -314,12 +308,11 @@ class Lane:
         try:
             while True:
                 if self._jobs and not self._stopping and not (self._decided and self._decided.full):
-                    job = self._jobs.popleft()
-                    if isinstance(job, _Chunk) and job.ahead is not None:
-                        await job.ahead.wait()
-                        if self._stopping or self.failed is not None:
-                            continue
-                    self._decide(job)
+                    first = self._jobs[0]
+                    if isinstance(first, _Chunk) and first.ahead is not None and not first.ahead.done:
+                        await first.ahead.wait()
+                        continue
+                    self._decide(self._jobs.popleft())
                     await asyncio.sleep(0)
                     continue
                 if commit_task is not None and commit_task.done():
@@ -403,9 +396,8 @@ class Lane:
         self.app.room_made()
         decided.records += len(job.records)
         decided.more = job.behind >= BACKLOG_RECORDS
-        if job.ahead is not None:
-            self._ahead.remove(job.ahead)  # it is used at once, before any commit
-        self._decide_chunk(decided.transaction, job, decided.offsets)
+        with decided.transaction.using(job.ahead) as stored:
+            self._decide_chunk(decided.transaction, job, decided.offsets, stored)
 
     def _next(self) -> _Decided:
         """A transaction on top of the one that commits, if one does."""
@@ -427,32 +419,37 @@ class Lane:
         transaction.keep()
         return result
 
-    def _decide_chunk(self, transaction: Transaction, chunk: _Chunk, offsets: dict[str, int]) -> None:
+    def _decide_chunk(
+        self,
+        transaction: Transaction,
+        chunk: _Chunk,
+        offsets: dict[str, int],
+        stored: Mapping[bytes, bytes | None],
+    ) -> None:
         records = self._continuous(chunk, offsets.get(chunk.topic))
         if not records:
             return
         route, decide = self.app.route_of(chunk.topic), chunk.decide
         partition, partitions, now_ms = self.partition, self.partitions, transaction.now_ms
-        with transaction.using(chunk.ahead) as stored:
-            for record in records:
-                key = record.key
-                if key is not None and stored.get(key) is None:
-                    proper = partition_of(key if route is None else route(key), partitions)
-                    if proper != partition:
-                        self._forward(transaction, record, proper)
-                        continue
-                transaction.record_key = key if route is None else None
-                timestamp = record.timestamp
-                if timestamp > transaction.stream_time_ms:
-                    transaction.stream_time_ms = min(timestamp, now_ms)
-                try:
-                    decide(transaction, record)
-                except (Bug, Stale, Misconfigured):
-                    raise
-                except Exception as error:  # a poison record: only its own changes go, with its origin kept
-                    transaction.drop()
-                    self._dead_letter(transaction, record, error)
-                transaction.keep()
+        for record in records:
+            key = record.key
+            if key is not None and stored.get(key) is None:
+                proper = partition_of(key if route is None else route(key), partitions)
+                if proper != partition:
+                    self._forward(transaction, record, proper)
+                    continue
+            transaction.record_key = key if route is None else None
+            timestamp = record.timestamp
+            if timestamp > transaction.stream_time_ms:
+                transaction.stream_time_ms = min(timestamp, now_ms)
+            try:
+                decide(transaction, record)
+            except (Bug, Stale, Misconfigured):
+                raise
+            except Exception as error:  # a poison record: only its own changes go, with its origin kept
+                transaction.drop()
+                self._dead_letter(transaction, record, error)
+            transaction.keep()
         transaction.record_key = None
         offsets[chunk.topic] = records[-1].offset + 1
         metrics.RECORDS.labels(self.service, chunk.topic).inc(len(records))

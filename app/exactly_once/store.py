@@ -114,8 +114,7 @@ class PartitionStore:
             Stale: when the disk is broken.
         """
         with self._reading:
-            if self._closed:
-                raise LaneLost(f"store {self.path}: closed by a rebalance")
+            self._require_open()
             try:
                 values: list[bytes | None] = self._db.get(keys)
             except Exception as error:  # as rocksdict tells it
@@ -130,8 +129,7 @@ class PartitionStore:
             LaneLost: when the store was closed meanwhile, because a rebalance took the lane.
             Bug: when the offset falls, because then two owners write the same store.
         """
-        if self._closed:
-            raise LaneLost(f"store {self.path}: closed by a rebalance")
+        self._require_open()
         if offset < self.offset:
             raise Bug(f"store {self.path}: offset {offset} after {self.offset}")
         batch = rocksdict.WriteBatch(raw_mode=True)
@@ -152,6 +150,10 @@ class PartitionStore:
         found = self._db.items(from_key=prefix) if prefix else self._db.items()
         ours = ((key, value) for key, value in found if key not in _OWN_KEYS)
         return takewhile(lambda item: item[0].startswith(prefix), ours)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise LaneLost(f"store {self.path}: closed by a rebalance")
 
     def close(self) -> None:
         """Release the database and its lock."""
