@@ -61,8 +61,8 @@ PACE, PACE_LIMIT_S = 8.0, 0.06
 the same at any size, and a broker that gets slow gets fewer. What comes alone never waits.
 """
 GROUP_OFFSETS_S = 1.0
-"""At least so long from one telling of the group's offsets to the next: they are for lag tools, and take two
-of a transaction's requests and one of its partitions. The audit has idle lanes tell them; those that stop do.
+"""So long from one telling of the group's offsets to the next: they are for lag tools, and take two of a
+transaction's requests and one of its partitions. An idle lane has one for them alone.
 """
 TELL_LIMIT_S = 1.0
 """For the last telling of a lane that stops: the broker may be away, or the lane be somebody else's."""
@@ -255,12 +255,6 @@ class Lane:
         self._jobs.append(_Skip(topic, expected, offset))
         self._wake.set()
 
-    def tell_group(self) -> None:
-        """Have an idle lane tell the group's offsets, unless they are where it has arrived."""
-        if self.idle and self._told_group != self.position.offsets:
-            topic, offset = next(iter(self.position.offsets.items()))
-            self.skip(topic, offset, offset)  # a commit of where it is already
-
     def give_up(self, error: Exception) -> None:
         """Fail from outside: the lane is reopened."""
         if self.failed is None:
@@ -329,6 +323,11 @@ class Lane:
                 elif commit_task is None and self._stopping:
                     await self._tell_group_at_last()
                     return
+                elif commit_task is None and self._told_group != self.position.offsets:
+                    hold_s = self._told_group_at + GROUP_OFFSETS_S - time.perf_counter()
+                    if hold_s <= 0:
+                        self._decided = self._next()
+                        continue
                 self._wake.clear()
                 if hold_s > 0:
                     asyncio.get_running_loop().call_later(hold_s, self._wake.set)

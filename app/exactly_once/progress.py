@@ -99,8 +99,6 @@ class Audit:
                 lane.skip(tp.topic, offset, end)
         if behind:
             consumer.unsubscribe()
-        for lane in self._app.lanes.values():
-            lane.tell_group()
         self._stuck = {key: rounds for key, rounds in self._stuck.items() if self._seen.get(key[0]) == key[1]}
 
     def _measure(
