@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
@@ -312,26 +313,18 @@ class Lane:
                 if commit_task is not None and commit_task.done():
                     commit_task.result()
                     commit_task, self._committing = None, None
-                hold_s = 0.0
-                if commit_task is None and self._decided is not None:
+                hold_s = inf
+                if commit_task is None:
+                    if self._stopping and self._decided is None:
+                        await self._tell_group_at_last()
+                        return
                     hold_s = self._hold_s(self._decided)
                     if hold_s <= 0:
-                        self._committing, self._decided = self._decided, None
+                        self._committing, self._decided = self._decided or self._next(), None
                         commit_task = asyncio.create_task(self._commit(self._committing))
                         commit_task.add_done_callback(lambda _: self._wake.set())
                         continue
-                elif commit_task is None and self._stopping:
-                    await self._tell_group_at_last()
-                    return
-                elif commit_task is None and self._told_group != self.position.offsets:
-                    hold_s = self._told_group_at + GROUP_OFFSETS_S - time.perf_counter()
-                    if hold_s <= 0:
-                        self._decided = self._next()
-                        continue
-                self._wake.clear()
-                if hold_s > 0:
-                    asyncio.get_running_loop().call_later(hold_s, self._wake.set)
-                await self._wake.wait()
+                await self._woken(hold_s)
         except Exception as error:  # the one place that catches everything
             self._fail(error)
         finally:
@@ -339,8 +332,21 @@ class Lane:
                 commit_task.cancel()
                 await asyncio.wait({commit_task})
 
-    def _hold_s(self, decided: _Decided) -> float:
-        """How long a transaction shall wait for more before it is committed."""
+    async def _woken(self, limit_s: float) -> None:
+        """Wait until there is something new, or for the limit."""
+        self._wake.clear()
+        timer = asyncio.get_running_loop().call_later(limit_s, self._wake.set) if limit_s < inf else None
+        await self._wake.wait()
+        if timer is not None:
+            timer.cancel()
+
+    def _hold_s(self, decided: _Decided | None) -> float:
+        """How long a transaction shall wait for more before it is committed; without one: until the group's
+        offsets are due.
+        """
+        if decided is None:
+            untold = self.failed is None and self._told_group != self.position.offsets
+            return self._told_group_at + GROUP_OFFSETS_S - time.perf_counter() if untold else inf
         if self._stopping or decided.full:
             return 0.0
         until = self._paced_until
