@@ -67,11 +67,11 @@ async def test_one_call_goes_as_the_probe_and_the_others_wait_for_its_end(
 ) -> None:
     breaker.pause("402")
     calls = [asyncio.create_task(breaker.enter()) for _ in range(3)]
-    await asyncio.sleep(0)
+    gone, _ = await asyncio.wait(calls, timeout=0)  # each has begun to wait
+    assert not gone
     breaker.probe_now()
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert sum(call.done() for call in calls) == 1
+    gone, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    assert len(gone) == 1
     assert breaker.succeeded() is True
     await asyncio.gather(*calls)
 
