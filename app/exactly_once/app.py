@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from app.errors import Bug, LaneLost, Misconfigured, Stale
-from app.exactly_once import metrics
+from app.exactly_once import metrics, unpacking
 from app.exactly_once.assignor import Assignor
 from app.exactly_once.lane import Decide, Lane
 from app.exactly_once.positions import Position
@@ -125,6 +125,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
         self._ending: asyncio.Task[None] | None = None
         self._open_lanes: set[int] = set()
         self._standbys = Standbys(self, ())
+        unpacking.install()
         super().__init__(
             f"skustream.{service}",
             broker=_broker_urls(self.kafka_options),

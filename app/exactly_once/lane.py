@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -69,6 +70,10 @@ TELL_LIMIT_S = 1.0
 """For the last telling of a lane that stops: the broker may be away, or the lane be somebody else's."""
 STOP_LIMIT_S = 3.0
 """How long a stop waits for the open transaction before it is abandoned to be fenced."""
+
+
+_FATAL = (Bug, Stale, Misconfigured)
+"""What ends the lane, whatever raised it; any other error of a decision is its record's own."""
 
 
 class _Work(NamedTuple):
@@ -434,6 +439,38 @@ class Lane:
         records = self._continuous(chunk, offsets.get(chunk.topic))
         if not records:
             return
+        try:
+            self._decide_all(transaction, chunk, records, stored)
+        except _FATAL:
+            raise
+        except Exception:  # a poison record: they are decided again one by one, so that only its changes go
+            transaction.drop()
+            for record in records:
+                self._decide_alone(transaction, chunk, record, stored)
+        transaction.keep()
+        transaction.record_key = None
+        offsets[chunk.topic] = records[-1].offset + 1
+        metrics.RECORDS.labels(self.service, chunk.topic).inc(len(records))
+
+    def _decide_alone(
+        self, transaction: Transaction, chunk: _Chunk, record: SourceRecord, stored: Mapping[bytes, Any]
+    ) -> None:
+        try:
+            self._decide_all(transaction, chunk, [record], stored)
+        except _FATAL:
+            raise
+        except Exception as error:
+            transaction.drop()
+            self._dead_letter(transaction, record, error)
+        transaction.keep()
+
+    def _decide_all(
+        self,
+        transaction: Transaction,
+        chunk: _Chunk,
+        records: Iterable[SourceRecord],
+        stored: Mapping[bytes, Any],
+    ) -> None:
         route, decide = self.app.route_of(chunk.topic), chunk.decide
         partition, partitions, now_ms = self.partition, self.partitions, transaction.now_ms
         for record in records:
@@ -447,17 +484,7 @@ class Lane:
             timestamp = record.timestamp
             if timestamp > transaction.stream_time_ms:
                 transaction.stream_time_ms = min(timestamp, now_ms)
-            try:
-                decide(transaction, record)
-            except (Bug, Stale, Misconfigured):
-                raise
-            except Exception as error:  # a poison record: only its own changes go, with its origin kept
-                transaction.drop()
-                self._dead_letter(transaction, record, error)
-            transaction.keep()
-        transaction.record_key = None
-        offsets[chunk.topic] = records[-1].offset + 1
-        metrics.RECORDS.labels(self.service, chunk.topic).inc(len(records))
+            decide(transaction, record)
 
     def _continuous(self, chunk: _Chunk, expected: int | None) -> list[SourceRecord]:
         """The chunk's records that are not decided yet.
@@ -477,8 +504,7 @@ class Lane:
     def _forward(self, transaction: Transaction, record: SourceRecord, proper: int) -> None:
         """Send a record whose key belongs to another partition there; other clients partition otherwise."""
         transaction.out.append((record.topic, proper, record.key, record.value, list(record.headers)))
-        transaction.keep()
-        self.app.note_misrouted(record, proper)
+        transaction.after_commit(partial(self.app.note_misrouted, record, proper))
 
     def _dead_letter(self, transaction: Transaction, record: SourceRecord, error: Exception) -> None:
         letter = self.app.dead_letter(record, error, transaction.now_ms)

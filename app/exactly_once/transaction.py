@@ -18,7 +18,7 @@ V = TypeVar("V")
 
 
 class SourceRecord(Protocol):
-    """A record as the consumer fetched it (aiokafka's ConsumerRecord)."""
+    """A record as the consumer fetched it (``unpacking.Record``), or what stands for one."""
 
     topic: str
     partition: int
@@ -36,15 +36,30 @@ SMALL_RECORD = 500_000
 """Bytes that every topic takes."""
 _MISSING: Any = object()
 _NOTHING: Mapping[bytes, bytes | None] = {}
+_NO_HEADERS: list[tuple[str, bytes]] = []
 
 
 class _Overlay:
-    """One table as a transaction sees it: what is staged, above what is committed or about to be."""
+    """One table as a transaction sees it, in layers: what is fresh, what is staged or was read, what is below
+    (of the transaction that commits, remembered, read ahead, stored).
+    """
 
-    __slots__ = ("_lane", "_recent", "_store", "_table", "_under", "ahead", "before", "dirty", "known")
+    __slots__ = (
+        "_lane",
+        "_recent",
+        "_store",
+        "_table",
+        "_under",
+        "ahead",
+        "before",
+        "dirty",
+        "fresh",
+        "known",
+    )
 
     def __init__(self, lane: Lane, table: Table[Any], under: dict[bytes, Any] | None) -> None:
-        self.dirty: dict[bytes, Any] = {}  # staged values
+        self.fresh: dict[bytes, Any] = {}  # staged since the last keep
+        self.dirty: dict[bytes, Any] = {}  # staged and kept
         self.known: dict[bytes, Any] = {}  # these and all that was read
         self.before: dict[bytes, Any] | None = {} if table.derive is not None else None
         self._lane = lane
@@ -54,28 +69,23 @@ class _Overlay:
         self._recent = lane.recent.get(table)
         self.ahead: Mapping[bytes, bytes | None] = _NOTHING
 
-    def get(self, key: bytes) -> Any:
+    def kept(self, key: bytes) -> Any:
+        """The value of a key but for what is fresh."""
         value = self.known.get(key, _MISSING)
         if value is _MISSING:
             value = self.known[key] = self._below(key)
         return value
 
-    def stage(self, key: bytes, value: Any) -> tuple[_Overlay, bytes, Any, Any]:
-        """Stage a value; returns what ``restore`` takes to forget it."""
-        known, dirty = self.known, self.dirty
-        was_dirty = dirty.get(key, _MISSING)
-        if was_dirty is _MISSING and self.before is not None:
-            self.before[key] = self.get(key)
-        undo = (self, key, known.get(key, _MISSING), was_dirty)
-        known[key] = dirty[key] = value
-        return undo
-
-    def restore(self, key: bytes, known: Any, dirty: Any) -> None:
-        for values, before in ((self.known, known), (self.dirty, dirty)):
-            if before is _MISSING:
-                values.pop(key, None)
-            else:
-                values[key] = before
+    def keep(self) -> None:
+        """Make what is fresh part of what is staged."""
+        fresh, before = self.fresh, self.before
+        if before is not None:
+            for key in fresh:
+                if key not in before:
+                    before[key] = self.kept(key)
+        self.known.update(fresh)
+        self.dirty.update(fresh)
+        fresh.clear()
 
     def settle(self) -> None:
         """What was under it is committed: its values are in the stores."""
@@ -100,7 +110,7 @@ class _Overlay:
 
 
 class Transaction:
-    """The staged changes of what is decided together. Each record's own changes can be dropped alone.
+    """The staged changes of what is decided together: what was staged since the last ``keep`` can be dropped.
 
     ``under`` is the transaction that commits meanwhile: its values are read as if they were stored.
     Values are shared between transactions and must not be changed in place.
@@ -122,21 +132,23 @@ class Transaction:
             for table in lane.stores
         }
         self._partitions = lane.partitions
-        self._undo: list[tuple[_Overlay, bytes, Any, Any]] = []
         self._kept_out = 0
+        self._kept_size = 0
         self._kept_callbacks = 0
 
     def get(self, table: Table[V], key: bytes) -> V | None:
         """The value of a key as this transaction sees it, or None."""
-        return self._overlays[table].get(key)  # type: ignore[no-any-return]  # overlays hold any type
+        overlay = self._overlays[table]
+        value = overlay.fresh.get(key, _MISSING)
+        return overlay.kept(key) if value is _MISSING else value  # type: ignore[no-any-return]  # of any type
 
     def put(self, table: Table[V], key: bytes, value: V) -> None:
         """Stage a value."""
-        self._undo.append(self._overlays[table].stage(key, value))
+        self._overlays[table].fresh[key] = value
 
     def delete(self, table: Table[Any], key: bytes) -> None:
         """Stage a deletion: a tombstone in the changelog."""
-        self._undo.append(self._overlays[table].stage(key, None))
+        self._overlays[table].fresh[key] = None
 
     def changes(self) -> dict[Table[Any], dict[bytes, Any]]:
         """The staged values of every table that has any."""
@@ -182,7 +194,7 @@ class Transaction:
             partition = self.lane.partition
         else:
             partition = partition_of(key if route is None else route, self._partitions)
-        self.out.append((topic, partition, key, value, headers or []))
+        self.out.append((topic, partition, key, value, headers or _NO_HEADERS))
 
     def derive(self) -> None:
         """Stage what follows from the changed values of each table, once for each key."""
@@ -190,6 +202,7 @@ class Transaction:
             if overlay.before is not None:
                 for key, after in overlay.dirty.items():
                     self._derive(table, key, overlay.before[key], after)
+        self.keep()
 
     def _derive(self, table: Table[Any], key: bytes, before: Any, after: Any) -> None:
         assert table.derive is not None, "asked before"
@@ -203,15 +216,18 @@ class Transaction:
         self.callbacks.append(callback)
 
     def keep(self) -> None:
-        """Make the current record's changes part of the transaction."""
-        self._undo.clear()
+        """Make what was staged since the last time part of the transaction."""
+        for overlay in self._overlays.values():
+            if overlay.fresh:
+                overlay.keep()
         self._kept_out = len(self.out)
+        self._kept_size = self.size
         self._kept_callbacks = len(self.callbacks)
 
     def drop(self) -> None:
-        """Forget the current record's changes."""
-        for overlay, key, known, dirty in reversed(self._undo):
-            overlay.restore(key, known, dirty)
-        self._undo.clear()
+        """Forget what was staged since the last ``keep``."""
+        for overlay in self._overlays.values():
+            overlay.fresh.clear()
         del self.out[self._kept_out :]
+        self.size = self._kept_size
         del self.callbacks[self._kept_callbacks :]

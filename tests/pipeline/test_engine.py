@@ -154,6 +154,28 @@ def test_a_poison_record_is_dead_lettered_with_its_origin_and_changes_nothing(be
     assert bench.total() == 1
 
 
+def test_poison_and_misrouted_records_among_others_cost_those_nothing(bench: Bench) -> None:
+    numbers = range(600)
+    poison = {number for number in numbers if number % 5 == 3}
+    elsewhere = {number for number in numbers if number % 7 == 2}
+
+    def place(number: int) -> int:
+        proper = partition_of(f"k{number % 3}".encode(), PARTITIONS)
+        return (proper + (number in elsewhere)) % PARTITIONS
+
+    bench.send([(f"k{n % 3}", event(n, delta=int(n not in poison)), place(n)) for n in numbers])
+    bench.worker()
+    good = {f"e{number}": 1 for number in numbers if number not in poison}
+    assert bench.wait_outcomes(len(good)) == good
+    letters_of = f"dead-letters.{bench.service}"
+    wait_until(lambda: len(bench.records(letters_of)) >= len(poison), 20, "the dead letters")
+    assert len({json.loads(letter.value)["origin"] for letter in bench.records(letters_of)}) == len(poison)
+    assert bench.total() == len(good)
+    for key in (b"k0", b"k1", b"k2"):  # each decision saw all that came before it, and nothing of the refused
+        sums = [json.loads(r.value)["sum"] for r in bench.records(f"{bench.service}.out") if r.key == key]
+        assert sums == list(range(1, len(sums) + 1))
+
+
 def test_a_record_whose_outcome_would_be_too_large_is_dead_lettered(bench: Bench) -> None:
     large = json.dumps({"id": "x" * 1_033_000, "delta": 1}).encode()
     bench.send([("a", event(1), None), ("a", large, None), ("a", event(2), None)])

@@ -156,6 +156,7 @@ class OneLane:
     def decide(self, work: Callable[[Transaction], T]) -> T:
         transaction = Transaction(self, int(time.time() * 1000), 0)  # type: ignore[arg-type]  # one lane
         result = work(transaction)
+        transaction.keep()
         for table, values in transaction.changes().items():
             for key, value in values.items():
                 if value is None:
