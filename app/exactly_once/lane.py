@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -41,6 +41,8 @@ PRODUCER_REQUEST_BYTES = 9 << 20
 """Webhook records may have 8 MiB."""
 CHUNK_RECORDS = 1_000
 """Records decided at a stretch: the loop serves the other lanes' sockets in between."""
+OWN_KEYS = 1 << 16
+"""Keys of a topic that the lanes of a process together remember to be theirs: hashing one takes 1.4 µs."""
 AHEAD_RECORDS = 200
 """A chunk of fewer records is decided sooner than read ahead."""
 WAITING_RECORDS = 4_000
@@ -156,6 +158,7 @@ class Lane:
         self._waiting_bytes = 0
         self._decided: _Decided | None = None
         self._committing: _Decided | None = None
+        self._own_keys: defaultdict[str, set[bytes]] = defaultdict(set)  # by topic
         self._siblings = 1  # lanes of this process
         self._paced_until = 0.0  # perf_counter seconds
         self._told_group: dict[str, int] = {}  # offsets by topic, as last told
@@ -472,14 +475,17 @@ class Lane:
         stored: Mapping[bytes, Any],
     ) -> None:
         route, decide = self.app.route_of(chunk.topic), chunk.decide
-        partition, partitions, now_ms = self.partition, self.partitions, transaction.now_ms
+        own_keys, now_ms = self._own_keys[chunk.topic], transaction.now_ms
         for record in records:
             key = record.key
-            if key is not None and stored.get(key) is None:
-                proper = partition_of(key if route is None else route(key), partitions)
-                if proper != partition:
+            if key not in own_keys and key is not None and stored.get(key) is None:
+                proper = partition_of(key if route is None else route(key), self.partitions)
+                if proper != self.partition:
                     self._forward(transaction, record, proper)
                     continue
+                if len(own_keys) >= OWN_KEYS // self._siblings:
+                    own_keys.clear()
+                own_keys.add(key)
             transaction.record_key = key if route is None else None
             timestamp = record.timestamp
             if timestamp > transaction.stream_time_ms:

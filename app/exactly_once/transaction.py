@@ -35,7 +35,7 @@ Outgoing = tuple[str, int, bytes | None, bytes | None, list[tuple[str, bytes]]]
 SMALL_RECORD = 500_000
 """Bytes that every topic takes."""
 _MISSING: Any = object()
-_NOTHING: Mapping[bytes, bytes | None] = {}
+_NOTHING: Mapping[bytes, Any] = {}
 _NO_HEADERS: list[tuple[str, bytes]] = []
 
 
@@ -57,7 +57,7 @@ class _Overlay:
         "known",
     )
 
-    def __init__(self, lane: Lane, table: Table[Any], under: dict[bytes, Any] | None) -> None:
+    def __init__(self, lane: Lane, table: Table[Any], under: Mapping[bytes, Any]) -> None:
         self.fresh: dict[bytes, Any] = {}  # staged since the last keep
         self.dirty: dict[bytes, Any] = {}  # staged and kept
         self.known: dict[bytes, Any] = {}  # these and all that was read
@@ -89,11 +89,12 @@ class _Overlay:
 
     def settle(self) -> None:
         """What was under it is committed: its values are in the stores."""
-        self._under = None
+        self._under = _NOTHING
 
     def _below(self, key: bytes) -> Any:
-        if self._under is not None and key in self._under:
-            return self._under[key]
+        value = self._under.get(key, _MISSING)
+        if value is not _MISSING:
+            return value
         raw = _MISSING if self._recent is None else self._recent.get(key, _MISSING)
         if raw is _MISSING:
             raw = self.ahead.get(key, _MISSING)
@@ -128,10 +129,10 @@ class Transaction:
         self.size = 0  # bytes to be sent
         below = under._overlays if under is not None else {}
         self._overlays: dict[Table[Any], _Overlay] = {
-            table: _Overlay(lane, table, below[table].dirty if table in below else None)
+            table: _Overlay(lane, table, below[table].dirty if table in below else _NOTHING)
             for table in lane.stores
         }
-        self._partitions = lane.partitions
+        self._partition, self._partitions = lane.partition, lane.partitions
         self._kept_out = 0
         self._kept_size = 0
         self._kept_callbacks = 0
@@ -191,7 +192,7 @@ class Transaction:
                 raise Rejected(f"{topic}: a record of {size} bytes would be made, its topic takes less")
             self.size += size
         if route is None and key == self.record_key:
-            partition = self.lane.partition
+            partition = self._partition
         else:
             partition = partition_of(key if route is None else route, self._partitions)
         self.out.append((topic, partition, key, value, headers or _NO_HEADERS))
