@@ -75,6 +75,14 @@ class DeadLetterRecord(NamedTuple):
 DeadLetterEncoder = Callable[[str, SourceRecord, Exception, int], DeadLetterRecord]
 
 
+class _Worker(faust.Worker):  # type: ignore[misc]  # faust ships no types
+    """Faust's worker without its spinner, which would set the root logger to debug, for good."""
+
+    def on_setup_root_logger(self, logger: logging.Logger, level: int) -> None:
+        """Leave it as it is."""
+        self.spinner = None
+
+
 class App(faust.App):  # type: ignore[misc]  # faust ships no types
     """A service: its source topics, tables and lanes.
 
@@ -155,6 +163,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             worker_redirect_stdouts=False,
             loghandlers=list(logging.root.handlers),
             logging_config=dict(_KEEP_LOGGING) if logging.root.handlers else None,
+            Worker=_Worker,
             TableManager=TableManager,
             PartitionAssignor=Assignor,
         )

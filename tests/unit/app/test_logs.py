@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+import pytest
+
+from app.exactly_once import App
 from app.logs import REPEATS_S, Repeats
 
 
@@ -29,3 +33,23 @@ def test_errors_and_our_own_events_are_always_shown() -> None:
     for _ in range(3):
         assert repeats.filter(record("aiokafka.producer", logging.ERROR, "failed %s"))
         assert repeats.filter(record("app.receiver", logging.WARNING, "a webhook was refused %s"))
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+async def test_a_worker_logs_at_the_level_it_was_given(level: str, tmp_path: Path) -> None:
+    """Faust's spinner once set it to debug for services at "warning": each event made a line for nobody."""
+    root, before = logging.getLogger(), logging.getLogger().level
+    root.setLevel(level.upper())
+    try:
+        app = App(
+            "levels",
+            kafka_options={"bootstrap_servers": "127.0.0.1:9"},
+            data_dir=tmp_path,
+            partitions=1,
+            encode_dead_letter=lambda *_: pytest.fail("there are no records"),
+            web_port=1,  # nothing listens
+        )
+        app.Worker(loglevel="warn")._setup_logging()
+        assert logging.getLevelName(root.level) == level.upper()
+    finally:
+        root.setLevel(before)
