@@ -19,6 +19,7 @@ from app.local_kafka import LocalKafka, free_port
 from app.records import Cause, Level, Listing, Movement, MovementKind, StockRecord, encode
 from app.settings import Settings, load_settings
 from benchmarks.engine import Course, systems
+from benchmarks.floor import Stored, floor
 from benchmarks.load import PARTITIONS, Record, fill
 from benchmarks.measure import Bar, Progress, Run, count, drain
 from benchmarks.processes import Command, broker_at, running
@@ -26,6 +27,7 @@ from benchmarks.processes import Command, broker_at, running
 DRAIN_LIMIT_S = 420.0
 KEYS = 40_000
 SIZES = (10_000, 1_000_000, 5_000_000)
+FLOOR_EVENTS = 20_000
 SOURCES = ("stock.movements", "stock.listings")
 SHOPS = ("north.myshopify.com", "south.myshopify.com")
 KINDS = (MovementKind.SOLD, MovementKind.SOLD, MovementKind.COMMITTED, MovementKind.RECEIVED)
@@ -34,13 +36,15 @@ MARK = "SKU-00000000"
 
 
 async def measure(directory: Path, events: int, keys: int, bar: Bar) -> dict[str, float]:
-    """The adjuster beside the engine's toy, one process each, on one broker."""
+    """The adjuster beside the engine's toy, one process each, on one broker; and its floor."""
     async with broker_at(directory / "kafka") as broker:
         course = Course(directory, broker)
         await course.load(events, bar("loading the toy's events", events))
         toy = next(system for system in systems() if system.name == "engine_one_process")
         engine = await course.backlog(toy, events, bar("engine", events))
         run = await adjust(directory, broker, events, keys, bar)
+    few = [record for _, record in movements(FLOOR_EVENTS, keys)]
+    least = floor(directory / "floor", (record for _, record in stock_records(keys)), few)
     return {
         "adjuster_events_per_s": run.events_per_s,
         "engine_events_per_s": engine.events_per_s,
@@ -51,6 +55,7 @@ async def measure(directory: Path, events: int, keys: int, bar: Bar) -> dict[str
         "keys": keys,
         "rss_mb_start": run.rss_mb_start,
         "rss_mb_end": run.rss_mb_end,
+        **least,
     }
 
 
@@ -124,7 +129,7 @@ def _sku(number: int) -> bytes:
     return b"SKU-%08d" % number
 
 
-def stock_records(keys: int) -> Iterator[tuple[int, Record]]:
+def stock_records(keys: int) -> Iterator[tuple[int, Stored]]:
     """The changelog of so many opened keys, each listed in two shops."""
     opened = datetime(2026, 11, 1, tzinfo=UTC)
     listings = [Listing(shop=shop, item=1, variant=2, location_id=3) for shop in SHOPS]
@@ -142,7 +147,7 @@ def stock_records(keys: int) -> Iterator[tuple[int, Record]]:
         yield partition_of(key, PARTITIONS), (key, value % ((number,) * len(SHOPS)))
 
 
-def movements(events: int, keys: int, seed: int = 1) -> Iterator[tuple[int, Record]]:
+def movements(events: int, keys: int, seed: int = 1) -> Iterator[tuple[int, Stored]]:
     """Sales of tills and shops, and receipts, of keys at random."""
     random = Random(seed)
     templates = [_template(kind) for kind in KINDS]
