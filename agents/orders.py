@@ -8,7 +8,7 @@ its fulfilment orders (readers get them). Both are kept in tables, so that a res
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from app.errors import Rejected, Retry, Unmapped
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
     Envelope,
+    Headers,
     Order,
     OrderDeleted,
     OrderEdited,
@@ -106,7 +107,7 @@ class ReadRecord(Struct, kw_only=True):
     timestamp: int
     key: bytes | None
     value: bytes | None = None
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Headers = ()
 
 
 def register(app: App, clients: ShopClients) -> None:

@@ -22,7 +22,7 @@ def dead_letter(service: str, record: SourceRecord, error: Exception, now_ms: in
         offset=record.offset,
         error=type(error).__name__,
         message=str(error)[:MAX_MESSAGE],
-        headers={name: value.decode(errors="replace") for name, value in record.headers},
+        headers={name: (value or b"").decode(errors="replace") for name, value in record.headers},
         key=b64encode(record.key or b"").decode(),
         value=b64encode(record.value or b"").decode(),
         failed_at=datetime.fromtimestamp(now_ms / 1000, UTC),

@@ -785,6 +785,9 @@ def shop_of(key: bytes) -> bytes:
     return key.partition(b"/")[0]
 
 
+Headers = Sequence[tuple[str, bytes | None]]
+"""The headers of a fetched record: another client may send one without a value."""
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -798,15 +801,15 @@ def headers(record: Record, correlation_id: str) -> list[tuple[str, bytes]]:
     return [_SCHEMA_HEADERS[type(record)], ("correlation_id", correlation_id.encode())]
 
 
-def correlation_of(record_headers: Sequence[tuple[str, bytes]]) -> str:
+def correlation_of(record_headers: Headers) -> str:
     """The correlation id in a record's headers, or an empty string."""
     for name, value in record_headers:
         if name == "correlation_id":
-            return value.decode(errors="replace")
+            return (value or b"").decode(errors="replace")
     return ""
 
 
-def check_schema(record_headers: Sequence[tuple[str, bytes]], expected: type[Record]) -> None:
+def check_schema(record_headers: Headers, expected: type[Record]) -> None:
     """Refuse a record of another type or of a newer major version; a record without the header passes.
 
     Raises:
@@ -815,7 +818,7 @@ def check_schema(record_headers: Sequence[tuple[str, bytes]], expected: type[Rec
     for name, value in record_headers:
         if name == "schema":
             if value != _SCHEMA_HEADERS[expected][1]:
-                _check_major(value.decode(errors="replace"), SCHEMAS[expected])
+                _check_major((value or b"").decode(errors="replace"), SCHEMAS[expected])
             return
 
 

@@ -22,6 +22,7 @@ from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
     Control,
     Correction,
+    Headers,
     Instant,
     LevelRead,
     Push,
@@ -451,7 +452,7 @@ class TargetRecord(msgspec.Struct, kw_only=True):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Headers = ()
 
 
 def _age(state: PushState) -> float:

@@ -7,7 +7,7 @@ the reads cost the lanes nothing while there is a second core.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -36,7 +36,7 @@ class ReadAhead:
         """Wait until it is done."""
         await asyncio.wait({self._reading})
 
-    def overtake(self, keys: Iterable[bytes]) -> None:
+    def overtake(self, keys: Collection[bytes]) -> None:
         """These keys got new values, which the reading may have missed: theirs are forgotten."""
         if self.done:
             for key in keys:

@@ -494,7 +494,7 @@ class App(faust.App):  # type: ignore[misc]  # faust ships no types
             offset=record.offset,
             error=f"{type(error).__name__}: {error}"[:LETTER_ERROR],
             more_before=more,
-            correlation_id=dict(record.headers).get("correlation_id", b"").decode(errors="replace"),
+            correlation_id=(dict(record.headers).get("correlation_id") or b"").decode(errors="replace"),
         )
 
     def note_misrouted(self, record: SourceRecord, proper: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -41,13 +41,15 @@ PRODUCER_REQUEST_BYTES = 9 << 20
 """Webhook records may have 8 MiB."""
 CHUNK_RECORDS = 1_000
 """Records decided at a stretch: the loop serves the other lanes' sockets in between."""
-OWN_KEYS = 1 << 16
+OWN_KEYS, OWN_KEY_BYTES = 1 << 16, 100
 """Keys of a topic that the lanes of a process together remember to be theirs: hashing one takes 1.4 µs."""
 AHEAD_RECORDS = 200
 """A chunk of fewer records is decided sooner than read ahead."""
-WAITING_RECORDS = 4_000
+WAITING_RECORDS, ALL_WAITING_RECORDS = 4_000, 16_000
 WAITING_BYTES = 32 << 20
-"""With this much waiting a lane is full: the consumer fetches no more for it until there is room."""
+"""With this much waiting a lane is full: the consumer fetches no more for it until there is room. The bytes
+are not those of what is read ahead for records, so the records of all lanes of a process are bounded as well.
+"""
 TRANSACTION_RECORDS = 40_000
 TRANSACTION_BYTES = 6 << 20
 TRANSACTION_DECIDE_S = 1.0
@@ -75,7 +77,7 @@ STOP_LIMIT_S = 3.0
 
 
 _FATAL = (Bug, Stale, Misconfigured)
-"""What ends the lane, whatever raised it; any other error of a decision is its record's own."""
+"""What ends the lane when a record's decision raises it; any other error is the record's own."""
 
 
 class _Work(NamedTuple):
@@ -170,8 +172,9 @@ class Lane:
     @property
     def full(self) -> bool:
         """Whether the consumer should fetch nothing more for this lane yet."""
+        limit_records = min(WAITING_RECORDS, ALL_WAITING_RECORDS // self._siblings)
         limit_bytes = WAITING_BYTES // self._siblings
-        return self._waiting_records >= WAITING_RECORDS or self._waiting_bytes >= limit_bytes
+        return self._waiting_records >= limit_records or self._waiting_bytes >= limit_bytes
 
     @property
     def idle(self) -> bool:
@@ -240,7 +243,7 @@ class Lane:
             keys = [key for key in keys if recent.get(key, unknown) is unknown]
         return ReadAhead(table, self.stores[table], keys) if keys else None
 
-    def overtake(self, table: Table[Any], keys: Iterable[bytes]) -> None:
+    def overtake(self, table: Table[Any], keys: Collection[bytes]) -> None:
         """These keys of a table have new values in its store."""
         for job in self._jobs:
             if isinstance(job, _Chunk) and job.ahead is not None and job.ahead.table is table:
@@ -425,6 +428,7 @@ class Lane:
         try:
             result = job.run(transaction)
         except (Bug, Stale):
+            self._jobs.appendleft(job)  # its caller is told with those that wait
             raise
         except Exception as error:  # the caller's own error: it gets it back, the batch goes on
             transaction.drop()
@@ -444,35 +448,40 @@ class Lane:
             return
         try:
             self._decide_all(transaction, chunk, records, stored)
+            transaction.keep()
         except _FATAL:
             raise
         except Exception:  # a poison record: they are decided again one by one, so that only its changes go
             transaction.drop()
             for record in records:
                 self._decide_alone(transaction, chunk, record, stored)
-        transaction.keep()
         transaction.record_key = None
         offsets[chunk.topic] = records[-1].offset + 1
         metrics.RECORDS.labels(self.service, chunk.topic).inc(len(records))
 
     def _decide_alone(
-        self, transaction: Transaction, chunk: _Chunk, record: SourceRecord, stored: Mapping[bytes, Any]
+        self,
+        transaction: Transaction,
+        chunk: _Chunk,
+        record: SourceRecord,
+        stored: Mapping[bytes, bytes | None],
     ) -> None:
         try:
             self._decide_all(transaction, chunk, [record], stored)
+            transaction.keep()
         except _FATAL:
             raise
         except Exception as error:
             transaction.drop()
             self._dead_letter(transaction, record, error)
-        transaction.keep()
+            transaction.keep()
 
     def _decide_all(
         self,
         transaction: Transaction,
         chunk: _Chunk,
         records: Iterable[SourceRecord],
-        stored: Mapping[bytes, Any],
+        stored: Mapping[bytes, bytes | None],
     ) -> None:
         route, decide = self.app.route_of(chunk.topic), chunk.decide
         own_keys, now_ms = self._own_keys[chunk.topic], transaction.now_ms
@@ -485,7 +494,8 @@ class Lane:
                     continue
                 if len(own_keys) >= OWN_KEYS // self._siblings:
                     own_keys.clear()
-                own_keys.add(key)
+                if len(key) <= OWN_KEY_BYTES:
+                    own_keys.add(key)
             transaction.record_key = key if route is None else None
             timestamp = record.timestamp
             if timestamp > transaction.stream_time_ms:

@@ -26,17 +26,17 @@ class SourceRecord(Protocol):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    headers: Sequence[tuple[str, bytes | None]]
 
 
-Outgoing = tuple[str, int, bytes | None, bytes | None, list[tuple[str, bytes]]]
+Outgoing = tuple[str, int, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
 """A record to be sent: topic, partition, key, value, headers. A plain tuple: one is made for each event."""
 
 SMALL_RECORD = 500_000
 """Bytes that every topic takes."""
 _MISSING: Any = object()
 _NOTHING: Mapping[bytes, Any] = {}
-_NO_HEADERS: list[tuple[str, bytes]] = []
+_NO_HEADERS: Sequence[tuple[str, bytes | None]] = []
 
 
 class _Overlay:
@@ -60,7 +60,7 @@ class _Overlay:
     def __init__(self, lane: Lane, table: Table[Any], under: Mapping[bytes, Any]) -> None:
         self.fresh: dict[bytes, Any] = {}  # staged since the last keep
         self.dirty: dict[bytes, Any] = {}  # staged and kept
-        self.known: dict[bytes, Any] = {}  # these and all that was read
+        self.known: dict[bytes, Any] = {}  # staged and kept, or read
         self.before: dict[bytes, Any] | None = {} if table.derive is not None else None
         self._lane = lane
         self._table = table
@@ -76,16 +76,19 @@ class _Overlay:
             value = self.known[key] = self._below(key)
         return value
 
-    def keep(self) -> None:
-        """Make what is fresh part of what is staged."""
-        fresh, before = self.fresh, self.before
+    def read_before(self) -> None:
+        """Read what the fresh values replace, if the table derives from that."""
+        before = self.before
         if before is not None:
-            for key in fresh:
+            for key in self.fresh:
                 if key not in before:
                     before[key] = self.kept(key)
-        self.known.update(fresh)
-        self.dirty.update(fresh)
-        fresh.clear()
+
+    def keep(self) -> None:
+        """Make what is fresh part of what is staged."""
+        self.known.update(self.fresh)
+        self.dirty.update(self.fresh)
+        self.fresh.clear()
 
     def settle(self) -> None:
         """What was under it is committed: its values are in the stores."""
@@ -135,6 +138,7 @@ class Transaction:
         self._partition, self._partitions = lane.partition, lane.partitions
         self._kept_out = 0
         self._kept_size = 0
+        self._kept_stream_time_ms = stream_time_ms
         self._kept_callbacks = 0
 
     def get(self, table: Table[V], key: bytes) -> V | None:
@@ -217,18 +221,25 @@ class Transaction:
         self.callbacks.append(callback)
 
     def keep(self) -> None:
-        """Make what was staged since the last time part of the transaction."""
-        for overlay in self._overlays.values():
-            if overlay.fresh:
-                overlay.keep()
+        """Make what was staged since the last time part of the transaction.
+
+        Raises what reading raises; then nothing is kept.
+        """
+        changed = [overlay for overlay in self._overlays.values() if overlay.fresh]
+        for overlay in changed:
+            overlay.read_before()
+        for overlay in changed:
+            overlay.keep()
         self._kept_out = len(self.out)
         self._kept_size = self.size
+        self._kept_stream_time_ms = self.stream_time_ms
         self._kept_callbacks = len(self.callbacks)
 
     def drop(self) -> None:
-        """Forget what was staged since the last ``keep``."""
+        """Forget what was staged since the last ``keep``, and how far stream time has come since then."""
         for overlay in self._overlays.values():
             overlay.fresh.clear()
         del self.out[self._kept_out :]
         self.size = self._kept_size
+        self.stream_time_ms = self._kept_stream_time_ms
         del self.callbacks[self._kept_callbacks :]

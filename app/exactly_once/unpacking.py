@@ -2,7 +2,8 @@
 
 aiokafka makes a dataclass of eleven fields for each record, by way of three Python frames; ``Record`` has
 what is used of it. aiokafka looks the class that unpacks up in its module, so it is exchanged there, for all
-consumers of the process. Which records of a fetch count (aborted ones, markers) stays aiokafka's decision.
+consumers of the process; they have no deserializers. Which records of a fetch count (aborted ones, markers)
+stays aiokafka's decision.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Record(msgspec.Struct, gc=False):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    headers: Sequence[tuple[str, bytes | None]]
 
 
 class Unpacked(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka ships no types

@@ -38,6 +38,9 @@ AT_2100_MS = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp() * 1000)
 LEDGER_RESULTS = frozenset({APPLIED, "rejected"})
 
 
+NO_VALUES = (("schema", None), ("correlation_id", None), ("trace", None))
+
+
 class Row(NamedTuple):
     """One bad (or odd) record and its fate: an error's name in the dead letter, or what was done with it."""
 
@@ -46,7 +49,7 @@ class Row(NamedTuple):
     becomes: str
     key: str | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[tuple[str, bytes | None], ...] = ()
     wrong_partition: bool = False
     timestamp_ms: int | None = None
 
@@ -202,6 +205,8 @@ def _of_every_topic(good: Good, unique: str) -> list[Row]:
         row("schema of another record", "UnknownSchema", {}, headers=(("schema", b"alert/1"),)),
         row("schema header that is not text", "UnknownSchema", {}, headers=(("schema", b"\xff\xfe"),)),
         row("headers missing", good.taken, {}),
+        row("headers without values", good.taken, {}, headers=NO_VALUES),
+        row("garbage bytes, headers without values", decode, b"\xff\x00garbage", headers=NO_VALUES),
         row("unknown fields", good.taken, {"colour": "blue", "nested": {"a": [1]}}),
         row("a field of another type", "ValidationError", {good.identity: [1]}),
         Row(topic, "identity missing", "ValidationError", good.key(name), _without(good, name)),
