@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 import structlog
-from msgspec import Struct
 from prometheus_client import Counter
 
 from agents.listings import ListingFollower
@@ -27,7 +26,6 @@ from app.errors import Rejected, Retry, Unmapped
 from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
     Envelope,
-    Headers,
     Order,
     OrderDeleted,
     OrderEdited,
@@ -96,18 +94,6 @@ class WantedRead(Record, frozen=True, kw_only=True):
 
 Found = Order | Rejected | None
 """What a read brought; None: the shop has no such order."""
-
-
-class ReadRecord(Struct, kw_only=True):
-    """What stands for a source record where there is none: a read, or a new listing."""
-
-    topic: str
-    partition: int = -1
-    offset: int = -1
-    timestamp: int
-    key: bytes | None
-    value: bytes | None = None
-    headers: Headers = ()
 
 
 def register(app: App, clients: ShopClients) -> None:
@@ -190,7 +176,7 @@ class OrderKeeper:
             record = take_order(known, known.shop, order, read=current)
         else:
             record = take_missing(known)
-        source = ReadRecord(topic=READ_TOPIC, timestamp=transaction.now_ms, key=key, value=encode(order))
+        source = SourceRecord.stand_in(READ_TOPIC, transaction.now_ms, key, encode(order))
         return not self._settle(transaction, known, record, source, known.correlation_id).read_wanted
 
     def _tell_unreadable(
@@ -210,7 +196,7 @@ class OrderKeeper:
         )
         told = {"misshapen" if misshapen else "refused": str(error)}
         transaction.put(self.reads, key, msgspec.structs.replace(wanted, **told))
-        source = ReadRecord(topic=READ_TOPIC, timestamp=transaction.now_ms, key=key)
+        source = SourceRecord.stand_in(READ_TOPIC, transaction.now_ms, key)
         letter = self._app.dead_letter(source, error, transaction.now_ms)
         transaction.emit(f"dead-letters.{self._app.service}", key, letter.value, letter.headers)
 
@@ -225,9 +211,7 @@ class OrderKeeper:
             known = transaction.get(self.orders, key)
             if known is not None:
                 record = take_routing(known, routing, asked)
-                source = ReadRecord(
-                    topic=ROUTING_TOPIC, timestamp=transaction.now_ms, key=key, value=encode(routing)
-                )
+                source = SourceRecord.stand_in(ROUTING_TOPIC, transaction.now_ms, key, encode(routing))
                 self._settle(transaction, known, record, source, known.correlation_id)
             transaction.keep()
 
@@ -359,7 +343,7 @@ class OrderKeeper:
         for key in keys:
             known = transaction.get(self.orders, key)
             if known is not None and known.unmapped and known.shop in self._shops:
-                source = ReadRecord(topic="stock.listings", timestamp=transaction.now_ms, key=key)
+                source = SourceRecord.stand_in("stock.listings", transaction.now_ms, key)
                 self._settle(transaction, known, known, source, known.correlation_id)
             transaction.keep()
 

@@ -22,7 +22,6 @@ from app.exactly_once import App, Lane, SourceRecord, Table, Transaction
 from app.records import (
     Control,
     Correction,
-    Headers,
     Instant,
     LevelRead,
     Push,
@@ -336,8 +335,8 @@ class Writer:
         error = Rejected(
             f"{target.key}: refused {state.refusals} times (SKUSTREAM_MAX_REFUSALS): {state.held}"
         )
-        source = TargetRecord(
-            timestamp=transaction.now_ms, key=target.record_key.encode(), value=encode(target)
+        source = SourceRecord.stand_in(
+            "shopify.targets", transaction.now_ms, target.record_key.encode(), encode(target)
         )
         letter = self._app.dead_letter(source, error, transaction.now_ms)
         topic, route = f"dead-letters.{self._app.service}", target.shop.encode()
@@ -441,18 +440,6 @@ def _measure(push: Push, at: datetime) -> None:
         intent=push.intent,
         correlation_id=push.correlation_id,
     )
-
-
-class TargetRecord(msgspec.Struct, kw_only=True):
-    """A target in the place of a source record, for dead letters."""
-
-    topic: str = "shopify.targets"
-    partition: int = -1
-    offset: int = -1
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
 
 
 def _age(state: PushState) -> float:

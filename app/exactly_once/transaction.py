@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import msgspec
 
 from app.errors import Bug, Rejected, Stale
 from app.exactly_once.partitioner import partition_of
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 
 
-class SourceRecord(Protocol):
-    """A record as the consumer fetched it (``unpacking.Record``), or what stands for one."""
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class SourceRecord(msgspec.Struct, gc=False):
+    """A record that was fetched, or what stands for one; ``timestamp`` is in ms."""
 
     topic: str
     partition: int
@@ -26,17 +31,22 @@ class SourceRecord(Protocol):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
+    headers: Headers
+
+    @classmethod
+    def stand_in(cls, topic: str, timestamp: int, key: bytes, value: bytes | None = None) -> Self:
+        """What stands for a record where none was fetched: it has no place in the topic."""
+        return cls(topic, -1, -1, timestamp, key, value, ())
 
 
-Outgoing = tuple[str, int, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
+Outgoing = tuple[str, int, bytes | None, bytes | None, Headers]
 """A record to be sent: topic, partition, key, value, headers. A plain tuple: one is made for each event."""
 
 SMALL_RECORD = 500_000
 """Bytes that every topic takes."""
 _MISSING: Any = object()
 _NOTHING: Mapping[bytes, Any] = {}
-_NO_HEADERS: Sequence[tuple[str, bytes | None]] = []
+_NO_HEADERS: Headers = []
 
 
 class _Overlay:

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,7 +20,7 @@ from agents.shopify.writer import Rules, Writer
 from app.dead_letters import dead_letter
 from app.errors import LaneLost, Rejected
 from app.exactly_once.store import Table
-from app.exactly_once.transaction import Transaction
+from app.exactly_once.transaction import SourceRecord, Transaction
 from app.records import (
     Correction,
     DeadLetter,
@@ -41,18 +41,6 @@ T = TypeVar("T")
 LIMIT_S = 20.0
 EVERYTHING = Heard(looked_until=datetime.max.replace(tzinfo=UTC))
 """What the services say when nothing is left to be heard."""
-
-
-class Source(NamedTuple):
-    """A source record."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
 
 
 class Memory(dict[str, dict[bytes, bytes]]):
@@ -225,7 +213,7 @@ class Bench:
 
     def _feed(self, topic: str, key: str, record: Record, decide: Callable[..., None]) -> None:
         head = headers(record, "test")
-        source = Source(topic, 0, 0, int(time.time() * 1000), key.encode(), encode(record), head)
+        source = SourceRecord(topic, 0, 0, int(time.time() * 1000), key.encode(), encode(record), head)
         assert shop_of(key.encode()) == self.shop.domain.encode()
         try:
             self.lane.decide(lambda transaction: decide(transaction, source))

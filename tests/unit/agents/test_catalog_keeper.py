@@ -12,12 +12,13 @@ import msgspec
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
-from support.one_lane import Memory, OneLane, Source
+from support.one_lane import Memory, OneLane
 from support.simulated import CAP, MAIN, STORE, TEE, Simulated, simulated
 
 from agents import shop_queues
 from agents.catalog import CatalogKeeper, item_key
 from app.errors import Rejected
+from app.exactly_once import SourceRecord
 from app.records import Envelope, Listing, ListingChange, Listings, encode, headers, split_stock_key
 from app.shops import Shop
 from connectors.shopify.client import ShopClients
@@ -55,7 +56,7 @@ class Bench:
         raw = msgspec.Raw(msgspec.json.encode(body))
         envelope = Envelope(shop=DOMAIN, topic=topic, received_at=datetime.now(UTC), body=raw)
         levels = topic.startswith("inventory_levels/")
-        source = Source(
+        source = SourceRecord(
             "shopify.levels" if levels else "shopify.catalog", 0, 0, int(time.time() * 1000),
             f"{key}/1/2".encode() if levels else key.encode(), encode(envelope), headers(envelope, "test"),
         )  # fmt: skip

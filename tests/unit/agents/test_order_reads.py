@@ -12,11 +12,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 from support.altered import Alter, altered
-from support.one_lane import Memory, OneLane, Source
+from support.one_lane import Memory, OneLane
 from support.simulated import TEE, simulated
 
 from agents.orders import MISSED, READS_AT_ONCE, OrderKeeper
-from app.exactly_once import App
+from app.exactly_once import App, SourceRecord
 from app.records import DeadLetter, OrderNotice, encode, headers
 from app.shops import Shop
 from connectors.shopify.changed_orders import envelope_of
@@ -36,7 +36,7 @@ class Keeper:
     def notice(self, shop: Shop, order_id: int, at: datetime, seen_at: datetime | None = None) -> None:
         envelope = envelope_of(shop.domain, OrderNotice(id=order_id, updated_at=at), seen_at or at)
         key = f"{shop.domain}/{order_id}".encode()
-        source = Source(
+        source = SourceRecord(
             "shopify.orders", 0, 0, int(time.time() * 1000), key, encode(envelope), headers(envelope, "test")
         )
         self.lane.decide(lambda transaction: self.keeper.take(transaction, source))

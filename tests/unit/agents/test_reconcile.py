@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from support.one_lane import Memory as Stored
-from support.one_lane import OneLane, Source
+from support.one_lane import OneLane
 
 from agents.comparison import Comparison, Limits
 from agents.reconcile import SAMPLE_LISTINGS, SUSPECTS, Memory, Watched
 from app.errors import Rejected
+from app.exactly_once import SourceRecord
 from app.records import Drift, DriftClass, encode, headers
 from benchmarks.planted import DOMAIN, plants, shop_at, state_of
 from connectors.shopify.client import ShopClient
@@ -40,7 +41,7 @@ class Remembering:
         self.lane.decide(lambda transaction: self.memory.tell(transaction, found))
 
     def take(self, found: Drift, key: str | None = None) -> None:
-        source = Source(
+        source = SourceRecord(
             "shopify.drift", 0, 0, 0, (key or found.key).encode(), encode(found), headers(found, "")
         )
         self.lane.decide(lambda transaction: self.memory.take(transaction, source))
